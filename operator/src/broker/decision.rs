@@ -1,0 +1,173 @@
+//! Decides what the broker still lacks.
+//! Rule: pure; it only adds and corrects, no step ever deletes a queue or a message.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+use wire::queue::QueueType;
+
+use super::management::{Login, Node, Policy, Queue};
+
+/// Milliseconds a consumer may hold a message: seven days. The broker closes the channel of a consumer that holds one for
+/// longer (30 minutes by default; RabbitMQ manual, "Delivery Acknowledgement Timeout"), and a window of 1000 events of a
+/// slow company fills for hours. Verified on 4.0.5: the policy key counts for quorum and for classic queues.
+pub const CONSUMER_TIMEOUT_MILLIS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// Name of the policy of all quorum queues.
+pub const QUORUM_POLICY: &str = "stockpipeline-quorum";
+/// Name of the policy of all classic queues, those a foreign program declared first among them.
+pub const CLASSIC_POLICY: &str = "stockpipeline-classic";
+
+/// What the broker has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// `http://host:port` of the management interface.
+    pub management_url: String,
+    /// An administrator of the broker.
+    pub login: Login,
+    /// How many nodes.
+    pub replicas: u32,
+    /// Type of a queue that has to be declared.
+    pub queue_type: QueueType,
+    /// Symbols, exactly as written; each is the name of a queue.
+    pub companies: Vec<String>,
+}
+
+/// What one look at the broker found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// All the cluster knows, running or not.
+    pub nodes: Vec<Node>,
+    /// By name.
+    pub policies: BTreeMap<String, Policy>,
+    /// By name.
+    pub queues: BTreeMap<String, Queue>,
+}
+
+impl Seen {
+    /// How many nodes run.
+    pub fn running(&self) -> u32 {
+        self.nodes.iter().map(|node| u32::from(node.running)).sum()
+    }
+}
+
+/// One act on the broker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Makes a policy, or makes it what it has to be.
+    PutPolicy {
+        /// Its name.
+        name: &'static str,
+        /// All of it.
+        policy: Policy,
+    },
+    /// Makes a company's queue.
+    DeclareQueue {
+        /// The symbol.
+        company: String,
+        /// `quorum` or `classic`.
+        queue_type: &'static str,
+    },
+}
+
+/// Everything that is missing and can be made now, policies first so that no queue lives a moment without its own.
+pub fn next_steps(wanted: &Wanted, seen: &Seen) -> Vec<Step> {
+    let mut steps: Vec<Step> = policies()
+        .into_iter()
+        .filter(|(name, policy)| seen.policies.get(*name) != Some(policy))
+        .map(|(name, policy)| Step::PutPolicy { name, policy })
+        .collect();
+    if may_declare(wanted, seen) {
+        let missing = wanted
+            .companies
+            .iter()
+            .filter(|company| !seen.queues.contains_key(*company));
+        steps.extend(missing.map(|company| Step::DeclareQueue {
+            company: company.clone(),
+            queue_type: wanted.queue_type.as_str(),
+        }));
+    }
+    steps
+}
+
+/// A quorum queue gets its replicas from the nodes there are when it is declared, so a new cluster is complete first.
+/// Later, a node that is down must not keep a new company away: a running majority is enough.
+fn may_declare(wanted: &Wanted, seen: &Seen) -> bool {
+    seen.nodes.len() >= wanted.replicas as usize && seen.running() > wanted.replicas / 2
+}
+
+/// The first thing that keeps the broker from being as wanted after all steps, with what a person can do.
+pub fn waiting_for(wanted: &Wanted, seen: &Seen) -> Option<String> {
+    let (running, replicas) = (seen.running(), wanted.replicas);
+    if let Some(node) = seen.nodes.iter().find(|node| node.mem_alarm) {
+        return Some(format!(
+            "broker node {} is short of memory and blocks the publishers: raise its memory limit or let consumers catch up",
+            node.name
+        ));
+    }
+    if let Some(node) = seen.nodes.iter().find(|node| node.disk_free_alarm) {
+        return Some(format!(
+            "broker node {} is short of disk and blocks the publishers: enlarge its volume or let consumers catch up",
+            node.name
+        ));
+    }
+    if running < replicas {
+        let down = seen.nodes.iter().find(|node| !node.running);
+        return Some(match down {
+            Some(node) => format!(
+                "{running} of {replicas} broker nodes run: look at the pod of {}",
+                node.name
+            ),
+            None => format!(
+                "{running} of {replicas} broker nodes have joined the cluster: look at the pods of the others"
+            ),
+        });
+    }
+    let ours = |company: &String| seen.queues.get(company);
+    let wrong_type = wanted.companies.iter().find_map(|company| {
+        let found = ours(company)?.queue_type.as_deref()?;
+        (found != wanted.queue_type.as_str()).then_some((company, found))
+    });
+    if let Some((company, found)) = wrong_type {
+        return Some(format!(
+            "queue {company} is {found}, not {}, since another program declared it first: \
+             drain it, delete it by hand, and it is made anew",
+            wanted.queue_type.as_str()
+        ));
+    }
+    let without_majority = wanted.companies.iter().find_map(|company| {
+        let queue = ours(company)?;
+        let (members, online) = (queue.members.as_ref()?.len(), queue.online.as_ref()?.len());
+        (online * 2 <= members).then_some((company, members, online))
+    });
+    if let Some((company, members, online)) = without_majority {
+        return Some(format!(
+            "queue {company} has {online} of {members} replicas online, no majority: look at the broker's pods"
+        ));
+    }
+    let missing = wanted.companies.iter().find(|company| ours(company).is_none())?;
+    Some(format!("queue {missing} is being made"))
+}
+
+/// The policies that have to be. A delivery limit of −1 is none: with the default of 20 a consumer that crashes in a loop
+/// loses all messages it held for good (measured on 4.0.5).
+pub fn policies() -> [(&'static str, Policy); 2] {
+    let timeout = ("consumer-timeout", Value::from(CONSUMER_TIMEOUT_MILLIS));
+    let policy = |apply_to: &str, definition: Vec<(&str, Value)>| Policy {
+        pattern: ".*".to_owned(),
+        apply_to: apply_to.to_owned(),
+        priority: 0,
+        definition: definition
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect::<Map<_, _>>(),
+    };
+    let no_limit = ("delivery-limit", Value::from(-1));
+    [
+        (
+            QUORUM_POLICY,
+            policy("quorum_queues", vec![no_limit, timeout.clone()]),
+        ),
+        (CLASSIC_POLICY, policy("classic_queues", vec![timeout])),
+    ]
+}

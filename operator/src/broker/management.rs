@@ -1,0 +1,251 @@
+//! Talks to the management interface of the broker: three reads, two writes, nothing else.
+//! Rule: every request is bounded in time and asks only for the columns needed; a figure not in the answer is unknown, never 0.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use reqwest::{Client, Method, RequestBuilder};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Longest request.
+const REQUEST: Duration = Duration::from_secs(3);
+/// Queues per answer; the interface allows at most 500 (RabbitMQ manual, "HTTP API", pagination).
+const PAGE: u32 = 500;
+/// Longest answer read into memory, in bytes: 500 queues of five nodes take about 200 000.
+const ANSWER_MAX: usize = 4 << 20;
+
+/// User of the management interface.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Name.
+    pub user: String,
+    /// Password.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Login({}, password not shown)", self.user)
+    }
+}
+
+/// One broker's management interface.
+#[derive(Clone, Debug)]
+pub struct Management<'a> {
+    /// The operator's one pooled client.
+    pub http: &'a Client,
+    /// `http://host:port`, without a path.
+    pub url: &'a str,
+    /// Who asks.
+    pub login: &'a Login,
+}
+
+/// A node the cluster knows, running or not.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Node {
+    /// `rabbit@host`.
+    pub name: String,
+    /// Whether it is part of the running cluster.
+    #[serde(default)]
+    pub running: bool,
+    /// Its memory is above the watermark: publishers are blocked.
+    #[serde(default)]
+    pub mem_alarm: bool,
+    /// Its disk is below the limit: publishers are blocked.
+    #[serde(default)]
+    pub disk_free_alarm: bool,
+}
+
+/// A policy, as the interface reads and writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Regular expression over queue names.
+    pub pattern: String,
+    /// Which kind of thing it is for.
+    #[serde(rename = "apply-to")]
+    pub apply_to: String,
+    /// Of several that match a queue only the highest counts.
+    pub priority: i64,
+    /// What it sets.
+    pub definition: Map<String, Value>,
+}
+
+/// A queue. Just after its declaration, and after a restart of a node, figures are missing or 0 for some seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Queue {
+    /// Its name; the company's symbol.
+    pub name: String,
+    /// `quorum`, `classic` or `stream`.
+    #[serde(rename = "type")]
+    pub queue_type: Option<String>,
+    /// Messages that wait.
+    pub messages_ready: Option<u64>,
+    /// Messages a consumer holds.
+    pub messages_unacknowledged: Option<u64>,
+    /// Attached consumers.
+    pub consumers: Option<u64>,
+    /// Nodes that have a replica; quorum queues only.
+    pub members: Option<Vec<String>>,
+    /// Those of them that are running.
+    pub online: Option<Vec<String>>,
+}
+
+/// Why a request gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection, no answer in time, an answer cut short, or one of the 5xx: the next pass may succeed.
+    Unreachable(String),
+    /// Any other answer than success.
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The broker's words, shortened.
+        reason: String,
+    },
+    /// Success, with a body that is not what the interface of RabbitMQ 3.13 to 4.x sends.
+    Unreadable(String),
+}
+
+#[derive(Deserialize)]
+struct Page {
+    items: Vec<Queue>,
+    page_count: u32,
+}
+
+#[derive(Deserialize)]
+struct NamedPolicy {
+    name: String,
+    #[serde(flatten)]
+    policy: Policy,
+}
+
+impl Management<'_> {
+    /// All nodes of the cluster.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn nodes(&self) -> Result<Vec<Node>, Failure> {
+        self.get("nodes?columns=name,running,mem_alarm,disk_free_alarm")
+            .await
+    }
+
+    /// The policies of the virtual host `/`, by name.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn policies(&self) -> Result<BTreeMap<String, Policy>, Failure> {
+        let policies: Vec<NamedPolicy> = self.get("policies/%2F").await?;
+        Ok(policies
+            .into_iter()
+            .map(|named| (named.name, named.policy))
+            .collect())
+    }
+
+    /// The queues of the virtual host `/`, by name.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn queues(&self) -> Result<BTreeMap<String, Queue>, Failure> {
+        let mut queues = BTreeMap::new();
+        let mut page = 1;
+        loop {
+            let path = format!(
+                "queues/%2F?page={page}&page_size={PAGE}&columns=name,type,messages_ready,\
+                 messages_unacknowledged,consumers,members,online"
+            );
+            let answer: Page = self.get(&path).await?;
+            queues.extend(answer.items.into_iter().map(|queue| (queue.name.clone(), queue)));
+            if page >= answer.page_count {
+                return Ok(queues);
+            }
+            page += 1;
+        }
+    }
+
+    /// Makes or replaces a policy.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn put_policy(&self, name: &str, policy: &Policy) -> Result<(), Failure> {
+        let path = format!("policies/%2F/{}", encode(name));
+        send(self.request(Method::PUT, &path).json(policy)).await?;
+        Ok(())
+    }
+
+    /// Makes a durable queue whose only argument is its type; any other argument would bring programs that declare the
+    /// queue plainly a 406. Does nothing to a queue that exists.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn declare_queue(&self, name: &str, queue_type: &str) -> Result<(), Failure> {
+        let path = format!("queues/%2F/{}", encode(name));
+        let queue = serde_json::json!({
+            "durable": true,
+            "auto_delete": false,
+            "arguments": {wire::queue::TYPE_ARGUMENT: queue_type},
+        });
+        send(self.request(Method::PUT, &path).json(&queue)).await?;
+        Ok(())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let body = send(self.request(Method::GET, path)).await?;
+        serde_json::from_slice(&body).map_err(|error| {
+            let path = path.split('?').next().unwrap_or_default();
+            Failure::Unreadable(format!("answer to {path}: {error}"))
+        })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}/api/{path}", self.url.trim_end_matches('/'));
+        self.http
+            .request(method, url)
+            .basic_auth(&self.login.user, Some(&self.login.password))
+            .timeout(REQUEST)
+    }
+}
+
+async fn send(request: RequestBuilder) -> Result<Vec<u8>, Failure> {
+    let mut response = request.send().await.map_err(unreachable)?;
+    let status = response.status();
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        if body.len() + chunk.len() > ANSWER_MAX {
+            return Err(Failure::Unreadable(format!(
+                "answer above {ANSWER_MAX} bytes"
+            )));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    if status.is_success() {
+        return Ok(body);
+    }
+    let reason: String = String::from_utf8_lossy(&body).chars().take(300).collect();
+    if status.is_server_error() {
+        return Err(Failure::Unreachable(format!("answered {status}: {reason}")));
+    }
+    Err(Failure::Refused {
+        status: status.as_u16(),
+        reason,
+    })
+}
+
+/// The innermost cause, in the words of the system: reqwest's own text only names the address.
+fn unreachable(error: reqwest::Error) -> Failure {
+    if error.is_timeout() {
+        return Failure::Unreachable(format!("no answer within {} s", REQUEST.as_secs()));
+    }
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    Failure::Unreachable(cause.to_string())
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986: symbols hold `^`, `=` and `.`, dead-letter queues `/`.
+fn encode(text: &str) -> String {
+    crate::database::credentials::encode(text)
+}

@@ -1,0 +1,234 @@
+//! Gives the broker its policies and queues, and says how it is.
+//! Rule: look, decide, act; the decision is pure ([`decision`]), an act is made only when the look found it missing.
+
+pub mod decision;
+pub mod management;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use decision::{CLASSIC_POLICY, CONSUMER_TIMEOUT_MILLIS, QUORUM_POLICY, Wanted};
+use decision::{Seen, Step, next_steps, waiting_for};
+use futures::{StreamExt, stream};
+pub use management::Login;
+use management::{Failure, Management, Queue};
+
+/// Acts under way at once; a broker with many new companies shall not hold up the pass.
+const TOGETHER: usize = 8;
+/// Acts of one pass. Each takes milliseconds; the next pass goes on with the rest.
+const ACTS_MAX: usize = 200;
+
+/// The broker after a pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// All wanted nodes run, and every company has a queue of the wanted type with a majority online.
+    pub ready: bool,
+    /// Nodes of the running cluster.
+    pub nodes_running: u32,
+    /// By company; one whose queue does not exist is absent.
+    pub queues: BTreeMap<String, QueueReport>,
+    /// What is missing and what a person can do, in one sentence; `None` when `ready`.
+    pub waiting_for: Option<String>,
+}
+
+/// A company's queue. `None` is unknown: the broker has no figures for some seconds after a declaration or a restart, and
+/// even a figure it gives just after a restart may be too low.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueReport {
+    /// `quorum`, `classic` or `stream`.
+    pub queue_type: Option<String>,
+    /// Messages that wait.
+    pub ready: Option<u64>,
+    /// Messages a consumer holds.
+    pub unacknowledged: Option<u64>,
+    /// Attached consumers.
+    pub consumers: Option<u64>,
+    /// Nodes with a replica; quorum queues only.
+    pub members: Option<u32>,
+    /// Those of them that run.
+    pub online: Option<u32>,
+}
+
+/// The broker answered, and refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// It does not know the operator's user.
+    #[error(
+        "broker {url} refuses user {user} ({status}): its Secret was changed after the broker's volume was made; \
+         put the old password back, or set the new one with rabbitmqctl change_password"
+    )]
+    Unauthorized {
+        /// Of the management interface.
+        url: String,
+        /// Who was refused.
+        user: String,
+        /// HTTP status, 401 or 403.
+        status: u16,
+    },
+    /// It did not do what was asked.
+    #[error("broker {url} did not {act} ({status}): {reason}")]
+    Refused {
+        /// Of the management interface.
+        url: String,
+        /// What was asked.
+        act: String,
+        /// HTTP status.
+        status: u16,
+        /// The broker's words.
+        reason: String,
+    },
+    /// Its answer is not that of a management interface.
+    #[error("broker {url} is not understood: {reason}; is it RabbitMQ 3.13 or newer")]
+    Unreadable {
+        /// Of the management interface.
+        url: String,
+        /// What was not understood.
+        reason: String,
+    },
+}
+
+/// One pass: looks at nodes, policies and queues, makes what is missing, says what is left. A broker that does not answer
+/// is a report, not an error. A look takes at most three seconds, each round of acts at most three more, and only the
+/// first round of a new broker has any.
+///
+/// # Errors
+/// The broker answered and refused; see [`BrokerError`].
+pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report, BrokerError> {
+    let management = Management {
+        http,
+        url: &wanted.management_url,
+        login: &wanted.login,
+    };
+    let mut seen = match observe(&management).await {
+        Ok(seen) => seen,
+        Err(failure) => return failed(wanted, "show its state", failure),
+    };
+    let steps = next_steps(wanted, &seen);
+    let mut outcomes = Vec::new();
+    // Policies come first and alone: a queue must not live a moment without its own.
+    let (policies, queues): (Vec<_>, Vec<_>) = steps
+        .into_iter()
+        .take(ACTS_MAX)
+        .partition(|step| matches!(step, Step::PutPolicy { .. }));
+    for steps in [policies, queues] {
+        let mut acts = stream::iter(steps)
+            .map(|step| carry_out(&management, step))
+            .buffer_unordered(TOGETHER);
+        while let Some((step, outcome)) = acts.next().await {
+            if let Err(failure) = outcome {
+                return failed(wanted, &describe(&step), failure);
+            }
+            outcomes.push(step);
+        }
+    }
+    for step in outcomes {
+        if let Step::DeclareQueue {
+            company,
+            queue_type,
+        } = step
+        {
+            let queue = Queue {
+                name: company.clone(),
+                queue_type: Some(queue_type.to_owned()),
+                ..Queue::default()
+            };
+            seen.queues.insert(company, queue);
+        }
+    }
+    Ok(report(wanted, &seen))
+}
+
+async fn observe(management: &Management<'_>) -> Result<Seen, Failure> {
+    let (nodes, policies, queues) = futures::try_join!(
+        management.nodes(),
+        management.policies(),
+        management.queues()
+    )?;
+    Ok(Seen {
+        nodes,
+        policies,
+        queues,
+    })
+}
+
+async fn carry_out(management: &Management<'_>, step: Step) -> (Step, Result<(), Failure>) {
+    tracing::info!(broker = management.url, "{}", describe(&step));
+    let outcome = match &step {
+        Step::PutPolicy { name, policy } => management.put_policy(name, policy).await,
+        Step::DeclareQueue {
+            company,
+            queue_type,
+        } => management.declare_queue(company, queue_type).await,
+    };
+    (step, outcome)
+}
+
+fn describe(step: &Step) -> String {
+    match step {
+        Step::PutPolicy { name, .. } => format!("set policy {name}"),
+        Step::DeclareQueue {
+            company,
+            queue_type,
+        } => format!("declare {queue_type} queue {company}"),
+    }
+}
+
+fn failed(wanted: &Wanted, act: &str, failure: Failure) -> Result<Report, BrokerError> {
+    let url = wanted.management_url.clone();
+    match failure {
+        Failure::Unreachable(reason) => Ok(Report {
+            waiting_for: Some(format!(
+                "broker {url} does not answer ({reason}): look at its pods"
+            )),
+            ..Report::default()
+        }),
+        Failure::Refused {
+            status: status @ (401 | 403),
+            ..
+        } => Err(BrokerError::Unauthorized {
+            url,
+            user: wanted.login.user.clone(),
+            status,
+        }),
+        Failure::Refused { status, reason } => Err(BrokerError::Refused {
+            url,
+            act: act.to_owned(),
+            status,
+            reason,
+        }),
+        Failure::Unreadable(reason) => Err(BrokerError::Unreadable { url, reason }),
+    }
+}
+
+/// What a pass that saw `seen` has to say.
+pub fn report(wanted: &Wanted, seen: &Seen) -> Report {
+    let waiting_for = waiting_for(wanted, seen);
+    let count = |nodes: &Option<Vec<String>>| {
+        nodes
+            .as_ref()
+            .and_then(|nodes| u32::try_from(nodes.len()).ok())
+    };
+    let queues = wanted
+        .companies
+        .iter()
+        .filter_map(|company| {
+            let queue = seen.queues.get(company)?;
+            let report = QueueReport {
+                queue_type: queue.queue_type.clone(),
+                ready: queue.messages_ready,
+                unacknowledged: queue.messages_unacknowledged,
+                consumers: queue.consumers,
+                members: count(&queue.members),
+                online: count(&queue.online),
+            };
+            Some((company.clone(), report))
+        })
+        .collect();
+    Report {
+        ready: waiting_for.is_none(),
+        nodes_running: seen.running(),
+        queues,
+        waiting_for,
+    }
+}

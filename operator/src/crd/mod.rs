@@ -1,0 +1,382 @@
+//! The StockPipeline resource: data, defaults and the rules the API server itself can judge.
+//! Rule: a field exists when a user would miss it; what the schema refuses, it refuses with a sentence.
+
+mod status;
+mod template;
+
+pub use status::{CompanyStatus, PartStatus, Parts, StockPipelineStatus};
+pub use template::Template;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::core::CustomResourceExt;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A whole pipeline: synthetic trades of the named companies, through RabbitMQ, averaged into MongoDB, shown live behind NGINX.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "stockpipeline.io",
+    version = "v1alpha1",
+    kind = "StockPipeline",
+    shortname = "spl",
+    namespaced,
+    status = "StockPipelineStatus",
+    derive = "PartialEq",
+    doc = "One resource describes a whole pipeline: publishers, RabbitMQ, consumers, MongoDB, the live page and its NGINX edge.",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')")
+        .message("metadata.name must be 1 to 40 lower-case letters, digits or -, start with a letter and end with a letter or digit: every child is named after it"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Companies", type_ = "integer", json_path = ".status.companyCount"),
+    printcolumn(name = "Broker", type_ = "string", json_path = ".status.parts.broker.ready", priority = "1"),
+    printcolumn(name = "Database", type_ = "string", json_path = ".status.parts.database.ready", priority = "1"),
+    printcolumn(name = "Publishers", type_ = "string", json_path = ".status.parts.publishers.ready", priority = "1"),
+    printcolumn(name = "Consumers", type_ = "string", json_path = ".status.parts.consumers.ready", priority = "1"),
+    printcolumn(name = "Liveview", type_ = "string", json_path = ".status.parts.liveview.ready", priority = "1"),
+    printcolumn(name = "Edge", type_ = "string", json_path = ".status.parts.edge.ready", priority = "1"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = "1"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct StockPipelineSpec {
+    /// The companies to trade. Each gets a queue, a publisher and a consumer of its own; adding or removing one leaves the others alone.
+    #[schemars(length(max = 500))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["symbol".to_string()]),
+        validation = Rule::new("size(self) > 0").message("name at least one company, for example companies: [{symbol: MSFT}]")
+    )]
+    pub companies: Vec<Company>,
+
+    /// The programs that make the synthetic trades.
+    #[serde(default)]
+    pub publisher: Publisher,
+
+    /// The programs that turn events into average prices.
+    #[serde(default)]
+    pub consumer: Consumer,
+
+    /// RabbitMQ.
+    #[serde(default)]
+    pub broker: Broker,
+
+    /// The MongoDB replica set.
+    #[serde(default)]
+    pub database: Database,
+
+    /// The web programs that show the averages live.
+    #[serde(default)]
+    pub liveview: Liveview,
+
+    /// NGINX in front of liveview.
+    #[serde(default)]
+    pub edge: Edge,
+}
+
+/// One traded company.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Company {
+    /// Ticker symbol, exactly as its queue is named: `MSFT`, `BRK.B`, `^GSPC`, `0700.HK`.
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9^][A-Za-z0-9.^=_-]{0,63}$')")
+        .message("a symbol is 1 to 64 letters, digits or . ^ = _ - and starts with a letter, a digit or ^, for example BRK.B"))]
+    pub symbol: String,
+
+    /// Events per second of this company; `publisher.rate` unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub rate: Option<i32>,
+
+    /// Range of this company's synthetic prices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<Price>,
+}
+
+/// A range of prices.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.min >= 0.0 && self.min < self.max && self.max <= 1000000000.0")
+    .message("price needs 0 <= min < max <= 1000000000"))]
+pub struct Price {
+    /// Lowest price, inclusive.
+    #[serde(default = "defaults::price_min")]
+    pub min: f64,
+    /// Highest price, exclusive.
+    #[serde(default = "defaults::price_max")]
+    pub max: f64,
+}
+
+/// The programs that make the synthetic trades.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Publisher {
+    /// False runs no publisher: other programs feed the queues.
+    #[serde(default = "defaults::yes")]
+    pub enabled: bool,
+    /// Events per second of each company that does not say its own.
+    #[serde(default = "defaults::rate")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub rate: i32,
+    /// Seed of the prices: the same seed and symbol give the same prices. Random unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub seed: Option<i64>,
+    /// How its pods run.
+    #[serde(default, skip_serializing_if = "Template::is_empty")]
+    pub template: Template,
+}
+
+/// The programs that turn events into average prices.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Consumer {
+    /// Events averaged into one stored window.
+    #[serde(default = "defaults::batch_size")]
+    #[schemars(range(max = 30_000))]
+    #[x_kube(validation = Rule::new("self >= 1").message("batchSize must be at least 1: a window of no events has no average"))]
+    pub batch_size: i32,
+    /// How its pods run.
+    #[serde(default, skip_serializing_if = "Template::is_empty")]
+    pub template: Template,
+}
+
+/// RabbitMQ.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Broker {
+    /// Nodes, 1 or 3. It cannot be changed yet.
+    #[serde(default = "defaults::broker_replicas")]
+    #[x_kube(
+        validation = Rule::new("self in [1, 3]").message("broker.replicas must be 1 or 3: an even number of nodes survives no more failures than one less"),
+        validation = Rule::new("self == oldSelf").message("broker.replicas cannot be changed yet: create a new StockPipeline with the wanted number")
+    )]
+    pub replicas: i32,
+    /// Type of the companies' queues. Quorum queues are replicated and survive the loss of a node.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("broker.queueType cannot be changed: a queue keeps the type it was made with"))]
+    pub queue_type: QueueType,
+    /// The volume of each node.
+    #[serde(default = "defaults::broker_storage")]
+    pub storage: Storage,
+    /// How its pods run.
+    #[serde(default, skip_serializing_if = "Template::is_empty")]
+    pub template: Template,
+}
+
+/// Type of a queue.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueType {
+    /// Replicated by Raft; the default.
+    #[default]
+    Quorum,
+    /// On one node only.
+    Classic,
+}
+
+/// The MongoDB replica set.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Database {
+    /// Members: 1, 3, 5 or 7. It cannot be changed yet.
+    #[serde(default = "defaults::database_replicas")]
+    #[x_kube(
+        validation = Rule::new("self in [1, 3, 5, 7]").message("database.replicas must be 1, 3, 5 or 7: an even number of voters survives no more failures than one less, and a replica set has at most 7"),
+        validation = Rule::new("self == oldSelf").message("database.replicas cannot be changed yet: create a new StockPipeline with the wanted number")
+    )]
+    pub replicas: i32,
+    /// Milliseconds without a primary's heartbeat until the others elect a new one. 2000 keeps the gap without writes after a
+    /// lost primary near 3 s (the server's own default of 10000: 11 s); raise it on a network that pauses longer than that.
+    #[serde(default = "defaults::election_timeout")]
+    #[schemars(range(min = 1000, max = 60_000))]
+    pub election_timeout_milliseconds: i32,
+    /// The volume of each member.
+    #[serde(default = "defaults::database_storage")]
+    pub storage: Storage,
+    /// How its pods run.
+    #[serde(default, skip_serializing_if = "Template::is_empty")]
+    pub template: Template,
+}
+
+/// A persistent volume of each pod of a part.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("storage cannot be changed yet: create a new StockPipeline with the wanted volumes"))]
+pub struct Storage {
+    /// Size as a Kubernetes quantity, for example 10Gi.
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
+        .message("storage.size must be a quantity above 0, for example 10Gi"))]
+    pub size: String,
+    /// Storage class; the cluster's default unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+}
+
+/// The web programs that show the averages live.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Liveview {
+    /// Pods; 0 shows nothing.
+    #[serde(default = "defaults::web_replicas")]
+    #[schemars(range(min = 0, max = 100))]
+    pub replicas: i32,
+    /// How its pods run.
+    #[serde(default, skip_serializing_if = "Template::is_empty")]
+    pub template: Template,
+}
+
+/// NGINX in front of liveview.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Edge {
+    /// Pods; 0 serves nothing.
+    #[serde(default = "defaults::web_replicas")]
+    #[schemars(range(min = 0, max = 100))]
+    pub replicas: i32,
+    /// How the edge is reached.
+    #[serde(default)]
+    pub service: EdgeService,
+    /// How its pods run.
+    #[serde(default, skip_serializing_if = "Template::is_empty")]
+    pub template: Template,
+}
+
+/// The Service in front of NGINX; its port is 80.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.nodePort) || self.type != 'ClusterIP'")
+    .message("service.nodePort needs service.type NodePort or LoadBalancer"))]
+pub struct EdgeService {
+    /// Type of the Service.
+    #[serde(default, rename = "type")]
+    pub type_: ServiceType,
+    /// Port on every node, for the types NodePort and LoadBalancer; the cluster chooses one unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<i32>,
+    /// Annotations of the Service, as load balancers want them.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+/// Type of a Service.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceType {
+    /// Inside the cluster only; the default.
+    #[default]
+    ClusterIP,
+    /// On a port of every node.
+    NodePort,
+    /// Through the cloud's load balancer.
+    LoadBalancer,
+}
+
+/// Defaults of the resource, each said once.
+mod defaults {
+    pub(super) fn yes() -> bool {
+        true
+    }
+    pub(super) fn rate() -> i32 {
+        500
+    }
+    pub(super) fn batch_size() -> i32 {
+        wire::env::default::BATCH_SIZE.cast_signed()
+    }
+    pub(super) fn price_min() -> f64 {
+        wire::env::default::PRICE_MIN
+    }
+    pub(super) fn price_max() -> f64 {
+        wire::env::default::PRICE_MAX
+    }
+    pub(super) fn broker_replicas() -> i32 {
+        1
+    }
+    pub(super) fn database_replicas() -> i32 {
+        3
+    }
+    pub(super) fn web_replicas() -> i32 {
+        2
+    }
+    pub(super) fn election_timeout() -> i32 {
+        2000
+    }
+    pub(super) fn broker_storage() -> super::Storage {
+        super::Storage { size: "4Gi".into(), class: None }
+    }
+    pub(super) fn database_storage() -> super::Storage {
+        super::Storage { size: "10Gi".into(), class: None }
+    }
+}
+
+impl Default for Publisher {
+    fn default() -> Self {
+        Self { enabled: defaults::yes(), rate: defaults::rate(), seed: None, template: Template::default() }
+    }
+}
+
+impl Default for Consumer {
+    fn default() -> Self {
+        Self { batch_size: defaults::batch_size(), template: Template::default() }
+    }
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self {
+            replicas: defaults::broker_replicas(),
+            queue_type: QueueType::default(),
+            storage: defaults::broker_storage(),
+            template: Template::default(),
+        }
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            replicas: defaults::database_replicas(),
+            election_timeout_milliseconds: defaults::election_timeout(),
+            storage: defaults::database_storage(),
+            template: Template::default(),
+        }
+    }
+}
+
+impl Default for Liveview {
+    fn default() -> Self {
+        Self { replicas: defaults::web_replicas(), template: Template::default() }
+    }
+}
+
+impl Default for Edge {
+    fn default() -> Self {
+        Self { replicas: defaults::web_replicas(), service: EdgeService::default(), template: Template::default() }
+    }
+}
+
+impl Default for Price {
+    fn default() -> Self {
+        Self { min: defaults::price_min(), max: defaults::price_max() }
+    }
+}
+
+/// The definition as the cluster gets it.
+///
+/// Descriptions inside Kubernetes' own types are left out: they are most of the document's size and `kubectl explain pod.spec` has them.
+pub fn definition() -> CustomResourceDefinition {
+    let mut definition = StockPipeline::crd();
+    for version in &mut definition.spec.versions {
+        if let Some(schema) = version.schema.as_mut().and_then(|validation| validation.open_api_v3_schema.as_mut()) {
+            template::strip_foreign_descriptions(schema);
+        }
+    }
+    definition
+}
+
+/// [`definition`] as YAML, the way `crds/` and the chart hold it.
+///
+/// # Errors
+/// The definition cannot be written as YAML, which would be a defect of this program.
+pub fn yaml() -> anyhow::Result<String> {
+    Ok(format!("# Generated by `stockpipeline-operator crd`; change operator/src/crd and run `make crd`.\n{}", serde_saphyr::to_string(&definition())?))
+}

@@ -1,0 +1,93 @@
+//! What the operator says back.
+//! Rule: an unknown figure is absent, never 0.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator saw and did last.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StockPipelineStatus {
+    /// Generation of the spec this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, `Progressing`, `Degraded` and one condition per part.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Number of companies in the spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub company_count: Option<i32>,
+    /// Ready and wanted pods of each part.
+    #[serde(default)]
+    pub parts: Parts,
+    /// What is known of each company. Its figures are refreshed at most every 30 s.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["symbol"]))]
+    pub companies: Vec<CompanyStatus>,
+    /// When the figures of `companies` were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figures_at: Option<Time>,
+    /// The database's primary member, `host:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_primary: Option<String>,
+}
+
+/// The six parts of a pipeline.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Parts {
+    /// RabbitMQ nodes.
+    #[serde(default)]
+    pub broker: PartStatus,
+    /// MongoDB members.
+    #[serde(default)]
+    pub database: PartStatus,
+    /// Publishers, one per company.
+    #[serde(default)]
+    pub publishers: PartStatus,
+    /// Consumers, one per company.
+    #[serde(default)]
+    pub consumers: PartStatus,
+    /// Liveview pods.
+    #[serde(default)]
+    pub liveview: PartStatus,
+    /// NGINX pods.
+    #[serde(default)]
+    pub edge: PartStatus,
+}
+
+/// Ready and wanted pods of a part.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PartStatus {
+    /// `ready/wanted`; absent while unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+}
+
+/// What is known of one company.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CompanyStatus {
+    /// Its symbol.
+    pub symbol: String,
+    /// Name its publisher and consumer carry: `<pipeline>-consumer-<slug>`.
+    pub slug: String,
+    /// Events in the queue that no consumer holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<i64>,
+    /// Events a consumer holds and has not acknowledged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unacked: Option<i64>,
+    /// Windows stored so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<i64>,
+    /// Average price of the newest window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_price: Option<f64>,
+    /// When the newest window was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_window_at: Option<Time>,
+}

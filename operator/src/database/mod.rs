@@ -1,0 +1,159 @@
+//! Makes the database's members one replica set with its users, and looks after it.
+//! Rule: look, decide, act, look again; the decision is pure ([`decision`]), the acts are safe to repeat ([`client`]).
+
+pub mod client;
+pub mod credentials;
+pub mod decision;
+mod document;
+pub mod seen;
+#[cfg(test)]
+mod tests;
+pub mod windows;
+
+use std::time::{Duration, Instant};
+
+pub use credentials::{Account, Credentials, connection_string};
+pub use decision::{ELECTION_TIMEOUT_MILLIS, Wanted};
+use decision::{Step, next_step, unready};
+use seen::{Seen, User, UserState};
+
+/// After this long a pass begins no further act. One slow look (2 s) leaves time for an act; with the longest act (5 s)
+/// and the look after it, a pass stays within ten seconds.
+const BEGIN_ACTS: Duration = Duration::from_millis(2500);
+/// More acts than a whole bootstrap has: a limit against a decision that would go in circles.
+const ACTS_MAX: usize = 8;
+
+/// The database after a pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Every wanted member serves and nothing is left to do.
+    pub ready: bool,
+    /// Programs can write: there is a primary, and its users are as wanted.
+    pub writable: bool,
+    /// `host:port` of the primary.
+    pub primary: Option<String>,
+    /// How many wanted members serve.
+    pub members_ready: u32,
+    /// In the order wanted.
+    pub members: Vec<MemberReport>,
+    /// What is missing and what a person can do, in one sentence; `None` when `ready`.
+    pub waiting_for: Option<String>,
+    /// The wish would be unsafe or impossible: waiting does not help, a person has to change something.
+    pub refused: bool,
+}
+
+/// One member after a pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberReport {
+    /// `host:port`.
+    pub host: String,
+    /// As mongod names it (`PRIMARY`, `SECONDARY`, `STARTUP2`, …), or `UNREACHABLE`, `REFUSED`, `STARTING`, `UNINITIALISED`.
+    pub state: &'static str,
+    /// Whether it holds the data and serves it.
+    pub serves: bool,
+}
+
+/// An act that a member refused or did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("database member {member} did not {act}: {message}")]
+pub struct DatabaseError {
+    /// What was attempted.
+    pub act: String,
+    /// `host:port`.
+    pub member: String,
+    /// The server's error code, when it answered.
+    pub code: Option<i32>,
+    /// The server's or driver's words.
+    pub message: String,
+}
+
+impl DatabaseError {
+    /// Whether the next pass may well succeed: an election, a member that is starting, a name not yet in the DNS, two
+    /// passes at once. Codes from mongod's `error_codes.yml`.
+    pub fn passes(&self) -> bool {
+        match self.code {
+            None => true, // no answer
+            Some(code) => matches!(
+                code,
+                50 | 64 // time limit, write concern timeout
+                | 74 // NodeNotFound: the quorum check of an initiation or reconfiguration
+                | 91 | 11600 | 11602 // shutting down, interrupted
+                | 94 | 103 | 109 | 308 // the configuration is being changed
+                | 189 | 10058 | 10107 | 13435 | 13436 // not the primary any more
+            ),
+        }
+    }
+}
+
+/// One pass: looks at the members, does what can be done at once, and says what is left. Takes at most ten seconds and
+/// never sleeps; when the report is not ready, call again a little later.
+///
+/// # Errors
+/// A member refused an act for a reason that does not pass by itself.
+pub async fn converge(
+    wanted: &Wanted,
+    credentials: &Credentials,
+) -> Result<Report, DatabaseError> {
+    let began = Instant::now();
+    let mut acts = 0;
+    loop {
+        let seen = client::observe(wanted, credentials).await;
+        let step = next_step(wanted, &seen);
+        let is_act = !matches!(step, Step::Wait { .. } | Step::Refuse { .. } | Step::Done);
+        if !is_act || acts == ACTS_MAX || began.elapsed() > BEGIN_ACTS {
+            return Ok(report(wanted, &seen, &step));
+        }
+        match client::carry_out(&step, wanted, credentials).await {
+            Ok(()) => acts += 1,
+            Err(error) if error.passes() => {
+                let step = Step::Wait {
+                    reason: error.to_string(),
+                };
+                return Ok(report(wanted, &seen, &step));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What a pass that saw `seen` and decided `step` has to say.
+pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
+    let members: Vec<MemberReport> = wanted
+        .members
+        .iter()
+        .map(|host| {
+            let member = seen.members.get(host);
+            MemberReport {
+                host: host.clone(),
+                state: member.map_or("UNKNOWN", seen::Member::word),
+                serves: member.is_some_and(seen::Member::serves),
+            }
+        })
+        .collect();
+    let users_current = seen.users.as_ref().is_some_and(|users| {
+        User::ALL
+            .iter()
+            .all(|user| users.get(user) == Some(&UserState::Current))
+    });
+    let waiting_for = match step {
+        Step::Done => None,
+        Step::Wait { reason } | Step::Refuse { reason } => Some(reason.clone()),
+        Step::Initiate { .. } => Some(format!("replica set {} is being made", wanted.set)),
+        Step::CreateUser { .. } | Step::UpdateUser { .. } => {
+            Some("the database's users are being made".to_owned())
+        }
+        Step::Reconfigure { .. } => Some(
+            unready(wanted, seen)
+                .unwrap_or_else(|| format!("replica set {} is being changed", wanted.set)),
+        ),
+    };
+    Report {
+        ready: waiting_for.is_none(),
+        writable: seen.primary().is_some() && users_current,
+        primary: seen.primary().map(str::to_owned),
+        members_ready: members.iter().map(|member| u32::from(member.serves)).sum(),
+        members,
+        waiting_for,
+        refused: matches!(step, Step::Refuse { .. }),
+    }
+}

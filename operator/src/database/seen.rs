@@ -1,0 +1,205 @@
+//! What one look at the members of a replica set found.
+//! Rule: plain data; a member that does not answer is a finding, never an error.
+
+use std::collections::BTreeMap;
+
+/// Everything the decision may know of the world.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// By `host:port`.
+    pub members: BTreeMap<String, Member>,
+    /// The users as the primary lists them; `None` while there is no primary.
+    pub users: Option<BTreeMap<User, UserState>>,
+}
+
+/// What one member said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Member {
+    /// No answer within the time limit.
+    Unreachable {
+        /// The driver's words.
+        error: String,
+    },
+    /// It answered, and did not accept the key file as password.
+    Refused {
+        /// The driver's words.
+        error: String,
+    },
+    /// It has a stored configuration and has not read it yet, so it would call itself uninitialised.
+    Starting,
+    /// It has no replica set configuration, neither in memory nor on disk.
+    Uninitialised,
+    /// It has one.
+    Initialised(View),
+}
+
+/// The set as one of its members sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The member's own state.
+    pub state: State,
+    /// Election term it knows.
+    pub term: i64,
+    /// The configuration it holds.
+    pub config: Config,
+}
+
+/// The parts of a replica set configuration the decision needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// Name of the set.
+    pub set: String,
+    /// `settings.replicaSetId`, in hexadecimal; empty when unknown.
+    pub id: String,
+    /// Grows with each change.
+    pub version: i64,
+    /// Term of the primary that wrote it.
+    pub term: i64,
+    /// Milliseconds.
+    pub election_timeout_millis: Option<u64>,
+    /// In the configuration's order.
+    pub members: Vec<ConfigMember>,
+}
+
+/// One member in a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConfigMember {
+    /// `host:port`.
+    pub host: String,
+    /// Whether it votes, and so may become primary.
+    pub votes: bool,
+}
+
+/// State of a member (MongoDB manual, "Replica Set Member States").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)] // the manual's own words
+pub enum State {
+    Startup,
+    Primary,
+    Secondary,
+    Recovering,
+    Startup2,
+    Unknown,
+    Arbiter,
+    Down,
+    Rollback,
+    Removed,
+}
+
+/// The users the operator makes, in this order: without the first, nobody could help by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum User {
+    /// `root`: for a person, and for backup and restore.
+    Administrator,
+    /// `readWrite` on its one database, which includes indexes and change streams.
+    Application,
+    /// `clusterMonitor`: for exporters; reads figures, no documents.
+    Monitoring,
+}
+
+/// A user on the server against the one wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum UserState {
+    /// Not there.
+    Missing,
+    /// There, with another password or other roles.
+    Stale,
+    /// As wanted.
+    Current,
+}
+
+impl User {
+    /// All of them, in the order they are made.
+    pub const ALL: [Self; 3] = [Self::Administrator, Self::Application, Self::Monitoring];
+}
+
+impl State {
+    /// From the number in `replSetGetStatus`.
+    pub fn from_code(code: i64) -> Self {
+        match code {
+            0 => Self::Startup,
+            1 => Self::Primary,
+            2 => Self::Secondary,
+            3 => Self::Recovering,
+            5 => Self::Startup2,
+            7 => Self::Arbiter,
+            8 => Self::Down,
+            9 => Self::Rollback,
+            10 => Self::Removed,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// As mongod prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Startup => "STARTUP",
+            Self::Primary => "PRIMARY",
+            Self::Secondary => "SECONDARY",
+            Self::Recovering => "RECOVERING",
+            Self::Startup2 => "STARTUP2",
+            Self::Unknown => "UNKNOWN",
+            Self::Arbiter => "ARBITER",
+            Self::Down => "DOWN",
+            Self::Rollback => "ROLLBACK",
+            Self::Removed => "REMOVED",
+        }
+    }
+}
+
+impl Member {
+    /// One word for a table: the state, or why there is none.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "UNREACHABLE",
+            Self::Refused { .. } => "REFUSED",
+            Self::Starting => "STARTING",
+            Self::Uninitialised => "UNINITIALISED",
+            Self::Initialised(view) => view.state.name(),
+        }
+    }
+
+    /// Whether it holds the data and serves it.
+    pub fn serves(&self) -> bool {
+        matches!(self, Self::Initialised(view) if matches!(view.state, State::Primary | State::Secondary))
+    }
+}
+
+impl Seen {
+    /// The configuration of each member that has one.
+    pub fn configs(&self) -> impl Iterator<Item = (&str, &Config)> {
+        self.members.iter().filter_map(|(host, member)| match member {
+            Member::Initialised(view) => Some((host.as_str(), &view.config)),
+            _ => None,
+        })
+    }
+
+    /// The newest configuration any member holds: by term, then by version, as mongod itself orders them.
+    pub fn config(&self) -> Option<&Config> {
+        self.configs()
+            .map(|(_, config)| config)
+            .max_by_key(|config| (config.term, config.version))
+    }
+
+    /// The primary; of two that claim it, the one of the newer term, since the other was voted out and has not heard.
+    pub fn primary(&self) -> Option<&str> {
+        self.members
+            .iter()
+            .filter_map(|(host, member)| match member {
+                Member::Initialised(view) if view.state == State::Primary => {
+                    Some((view.term, host.as_str()))
+                }
+                _ => None,
+            })
+            .max()
+            .map(|(_, host)| host)
+    }
+
+    /// State of one member, when it has one.
+    pub fn state(&self, host: &str) -> Option<State> {
+        match self.members.get(host)? {
+            Member::Initialised(view) => Some(view.state),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Reads the newest window of each company, for the status.
+//! Rule: one indexed read per company; the cost never grows with the collection.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::error::Error;
+use mongodb::{Client, Collection};
+use tokio::time::timeout;
+
+use super::DatabaseError;
+use super::client::{close, code_of, connect, first_line};
+use super::credentials::Account;
+use super::document::integer;
+
+/// Longest time for all companies together.
+const READ: Duration = Duration::from_secs(3);
+/// Reads under way at once; the client holds as many connections.
+const TOGETHER: usize = 2;
+
+/// The newest window of a company.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latest {
+    /// How many windows there are: the newest window's number plus one. `None` when the document was written by a
+    /// program that does not number them, since counting would read the whole collection.
+    pub windows: Option<u64>,
+    /// Average price of the newest window.
+    pub price: f64,
+    /// Time of its last event; without one, the time the document was made (from its `_id`, whole seconds).
+    pub at: Option<Timestamp>,
+}
+
+/// The newest window of each of `companies`, by company; one without a window is absent. `member` (`host:port`) is best
+/// the primary. Takes at most three seconds.
+///
+/// # Errors
+/// The member did not answer in time or refused the application account.
+pub async fn latest_windows(
+    member: &str,
+    application: &Account,
+    database: &str,
+    collection: &str,
+    companies: &[String],
+) -> Result<BTreeMap<String, Latest>, DatabaseError> {
+    let failed = |code, message| DatabaseError {
+        act: format!("read the newest windows of {database}.{collection}"),
+        member: member.to_owned(),
+        code,
+        message,
+    };
+    let by_driver = |error: Error| failed(code_of(&error), first_line(&error));
+    let client = connect(member, application.credential(), READ).map_err(by_driver)?;
+    let answer = timeout(READ, read(&client, database, collection, companies)).await;
+    close(client).await;
+    match answer {
+        Ok(found) => found.map_err(by_driver),
+        Err(_) => Err(failed(
+            None,
+            format!("no answer within {} s", READ.as_secs()),
+        )),
+    }
+}
+
+async fn read(
+    client: &Client,
+    database: &str,
+    collection: &str,
+    companies: &[String],
+) -> Result<BTreeMap<String, Latest>, Error> {
+    let windows: Collection<Document> = client.database(database).collection(collection);
+    let found: Vec<Result<_, Error>> = stream::iter(companies.to_vec())
+        .map(|company| {
+            let windows = windows.clone();
+            async move {
+                let newest = windows
+                    .find_one(doc! {"company": &company})
+                    .sort(doc! {"_id": -1})
+                    .projection(doc! {"window": 1, "avgPrice": 1, "lastAt": 1})
+                    .max_time(READ)
+                    .await?;
+                Ok((company, newest.as_ref().and_then(latest)))
+            }
+        })
+        .buffer_unordered(TOGETHER)
+        .collect()
+        .await;
+    found
+        .into_iter()
+        .filter_map(|one| match one {
+            Ok((company, newest)) => newest.map(|newest| Ok((company, newest))),
+            Err(error) => Some(Err(error)),
+        })
+        .collect()
+}
+
+/// Reads a window document; `None` when it has no price.
+pub fn latest(document: &Document) -> Option<Latest> {
+    let price = match document.get("avgPrice")? {
+        Bson::Double(price) => *price,
+        Bson::Int32(price) => f64::from(*price),
+        Bson::Int64(price) => *price as f64,
+        _ => return None,
+    };
+    let written = match document.get("lastAt") {
+        Some(Bson::DateTime(at)) => Some(at.timestamp_millis()),
+        Some(_) => integer(document, "lastAt"),
+        None => None,
+    };
+    let made = || {
+        document
+            .get_object_id("_id")
+            .ok()
+            .map(|id| id.timestamp().timestamp_millis())
+    };
+    Some(Latest {
+        windows: integer(document, "window").and_then(|window| u64::try_from(window + 1).ok()),
+        price,
+        at: written
+            .or_else(made)
+            .and_then(|millis| Timestamp::from_millisecond(millis).ok()),
+    })
+}

@@ -1,0 +1,109 @@
+//! What can go wrong in a pass, and when to try again.
+//! Rule: a text names the object and the remedy; an error never carries a secret.
+
+use std::time::Duration;
+
+/// Why a pass did not do all it should.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The stored resource is not one this operator can read.
+    #[error("the resource cannot be read: {0}; compare it with `kubectl explain stockpipeline.spec`")]
+    Unreadable(String),
+    /// The spec says something the API server could not refuse.
+    #[error("{0}")]
+    InvalidSpec(String),
+    /// The API server refused or did not answer.
+    #[error("{verb} {kind} {name}: {source}")]
+    Kubernetes {
+        /// What was tried.
+        verb: &'static str,
+        /// Kind of the object.
+        kind: String,
+        /// Name of the object.
+        name: String,
+        /// What the server said.
+        source: Box<kube::Error>,
+    },
+    /// An object of that name exists and belongs to someone else.
+    #[error("{kind} {name} exists and does not belong to this pipeline: delete or rename it, or rename the pipeline")]
+    Foreign {
+        /// Kind of the object.
+        kind: String,
+        /// Name of the object.
+        name: String,
+    },
+    /// The object of that name is being deleted.
+    #[error("{kind} {name} is still being deleted; it is made anew when it is gone")]
+    Leaving {
+        /// Kind of the object.
+        kind: String,
+        /// Name of the object.
+        name: String,
+    },
+    /// A Secret of generated credentials lacks a key.
+    #[error("secret {name} lacks the key {key}: restore it from a backup; the operator does not make a second one, for the data is locked with the first")]
+    IncompleteSecret {
+        /// Name of the Secret.
+        name: String,
+        /// The missing key.
+        key: &'static str,
+    },
+}
+
+/// When to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Not before the resource changes.
+    OnChange,
+    /// With the pipeline's next short interval.
+    Soon,
+    /// After a while: someone has to act first.
+    Later,
+}
+
+impl Error {
+    /// Wraps an answer of the API server.
+    pub fn kubernetes(verb: &'static str, kind: impl Into<String>, name: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        move |source| Self::Kubernetes { verb, kind: kind.into(), name: name.into(), source: Box::new(source) }
+    }
+
+    /// When to try again after this error.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Unreadable(_) | Self::InvalidSpec(_) => Retry::OnChange,
+            Self::Leaving { .. } => Retry::Soon,
+            Self::Foreign { .. } | Self::IncompleteSecret { .. } => Retry::Later,
+            Self::Kubernetes { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) if status.code == 422 || status.code == 403 => Retry::Later,
+                _ => Retry::Soon,
+            },
+        }
+    }
+
+    /// One word for the condition and the metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "Unreadable",
+            Self::InvalidSpec(_) => "InvalidSpec",
+            Self::Foreign { .. } => "ForeignObject",
+            Self::Leaving { .. } => "BeingDeleted",
+            Self::IncompleteSecret { .. } => "IncompleteSecret",
+            Self::Kubernetes { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) if status.code == 422 => "ImmutableOrInvalid",
+                kube::Error::Api(status) if status.code == 403 => "Forbidden",
+                _ => "KubernetesError",
+            },
+        }
+    }
+}
+
+impl Retry {
+    /// The pause before the next try; none means: wait for a change.
+    pub fn pause(self) -> Option<Duration> {
+        match self {
+            Self::OnChange => None,
+            Self::Soon => Some(Duration::from_secs(3)),
+            Self::Later => Some(Duration::from_secs(30)),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The operator of the StockPipeline resource.
+//!
+//! # Layout
+//! A pass is `read` → `plan` → `objects` → `apply` → `observe` → `status`, driven by `reconcile`. The middle is pure; only
+//! `read`, `apply`, `observe` (through `broker` and `database`) and the report at its end hold a client.
+
+pub mod apply;
+pub mod broker;
+pub mod crd;
+pub mod database;
+pub mod error;
+pub mod http;
+pub mod lease;
+pub mod metrics;
+pub mod names;
+pub mod objects;
+pub mod observe;
+pub mod plan;
+pub mod pods;
+pub mod read;
+pub mod reconcile;
+pub mod run;
+pub mod status;
+pub mod watch;

@@ -1,0 +1,168 @@
+//! Every child's name, label and selector: nowhere else.
+//! Rule: two different symbols never share a name, and a name never changes while its symbol stays.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+/// Field manager of every write, and the value of the managed-by label.
+pub const MANAGER: &str = "stockpipeline-operator";
+/// Label that marks every object of ours; watches select by it.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label with the pipeline's name.
+pub const INSTANCE: &str = "app.kubernetes.io/instance";
+/// Label with the part's name.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+/// Label of the children of one company, with its slug.
+pub const COMPANY: &str = "stockpipeline.io/company";
+/// Annotation of the children of one company, with its symbol as written: a symbol may not fit into a label.
+pub const SYMBOL: &str = "stockpipeline.io/symbol";
+/// Annotation with the hash of what was applied last.
+pub const APPLIED: &str = "stockpipeline.io/applied";
+/// Annotation of a pod template with the hash of the configuration its pods read at start only.
+pub const CONFIGURATION: &str = "stockpipeline.io/configuration";
+
+/// A part of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// RabbitMQ.
+    Broker,
+    /// MongoDB.
+    Database,
+    /// The publishers.
+    Publisher,
+    /// The consumers.
+    Consumer,
+    /// The live page.
+    Liveview,
+    /// NGINX.
+    Edge,
+}
+
+impl Part {
+    /// The part's name in labels and in the names of children.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Broker => "broker",
+            Part::Database => "database",
+            Part::Publisher => "publisher",
+            Part::Consumer => "consumer",
+            Part::Liveview => "liveview",
+            Part::Edge => "edge",
+        }
+    }
+}
+
+/// `<pipeline>-<part>`: the StatefulSet or Deployment of a part, its ConfigMap and its Service.
+pub fn part(pipeline: &str, part: Part) -> String {
+    format!("{pipeline}-{}", part.name())
+}
+
+/// `<pipeline>-<part>-<slug>`: the Deployment of a part for one company.
+pub fn company(pipeline: &str, of: Part, slug: &str) -> String {
+    format!("{pipeline}-{}-{slug}", of.name())
+}
+
+/// The headless Service that gives the broker's nodes their host names.
+pub fn broker_nodes(pipeline: &str) -> String {
+    format!("{pipeline}-broker-nodes")
+}
+
+/// The Secret with the generated credentials of the broker or the database.
+pub fn credentials(pipeline: &str, of: Part) -> String {
+    format!("{pipeline}-{}-credentials", of.name())
+}
+
+/// The host name of one pod of a StatefulSet under its headless Service. It carries no cluster domain, which
+/// the operator cannot know: the resolver's search list completes it.
+pub fn pod_host(statefulset: &str, ordinal: i32, service: &str, namespace: &str) -> String {
+    format!("{statefulset}-{ordinal}.{service}.{namespace}.svc")
+}
+
+/// A DNS-safe name for a symbol, at most 22 characters.
+///
+/// Up to 20 capital letters and digits become small letters and nothing else, so those names are as many as the symbols. Every other
+/// symbol gets a `-` and 10 hexadecimal digits of its SHA-256 behind what is left of it, and so meets no name of the first kind.
+pub fn slug(symbol: &str) -> String {
+    if symbol.len() <= 20 && symbol.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()) {
+        return symbol.to_ascii_lowercase();
+    }
+    let readable: String = symbol.chars().filter(char::is_ascii_alphanumeric).take(11).collect::<String>().to_ascii_lowercase();
+    let digest: String = Sha256::digest(symbol.as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    match readable.as_str() {
+        "" => format!("x-{digest}"),
+        readable => format!("{readable}-{digest}"),
+    }
+}
+
+/// What selects the pods of a part; it never changes, as the selectors of Deployments and StatefulSets cannot.
+pub fn selector(pipeline: &str, part: Part) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".into(), "stockpipeline".into()),
+        (INSTANCE.into(), pipeline.into()),
+        (COMPONENT.into(), part.name().into()),
+    ])
+}
+
+/// [`selector`] of a part for one company.
+pub fn company_selector(pipeline: &str, part: Part, slug: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(pipeline, part);
+    labels.insert(COMPANY.into(), slug.into());
+    labels
+}
+
+/// The labels of an object: its selector and who manages it.
+pub fn labels(selector: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut labels = selector.clone();
+    labels.insert(MANAGED_BY.into(), MANAGER.into());
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn legal_symbol() -> impl Strategy<Value = String> {
+        proptest::string::string_regex("[A-Za-z0-9^][A-Za-z0-9.^=_-]{0,63}").unwrap()
+    }
+
+    fn is_dns_label(name: &str) -> bool {
+        let bytes = name.as_bytes();
+        !bytes.is_empty()
+            && bytes.len() <= 63
+            && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+            && bytes[0] != b'-'
+            && bytes[bytes.len() - 1] != b'-'
+    }
+
+    #[test]
+    fn a_plain_symbol_is_its_own_name_in_small_letters() {
+        assert_eq!(slug("MSFT"), "msft");
+    }
+
+    #[test]
+    fn symbols_that_look_alike_get_different_names() {
+        let alike = ["BRK.B", "BRK-B", "BRKB", "brk.b", "BRK_B", "BRK=B", "BRK^B", "^BRKB", "Brkb"];
+        let names: std::collections::BTreeSet<_> = alike.iter().map(|symbol| slug(symbol)).collect();
+        assert_eq!(names.len(), alike.len(), "{names:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_legal_symbol_gives_a_legal_object_name(symbol in legal_symbol()) {
+            let slug = slug(&symbol);
+            prop_assert!(slug.len() <= 22, "{slug}");
+            let longest_pipeline = "p".repeat(40);
+            // Deployment names are DNS subdomains of up to 253 characters, but each of ours also is the prefix of a pod's host name.
+            prop_assert!(is_dns_label(&slug), "{slug}");
+            prop_assert!(company(&longest_pipeline, Part::Publisher, &slug).len() <= 253);
+        }
+
+        #[test]
+        fn two_symbols_never_share_a_name(one in legal_symbol(), other in legal_symbol()) {
+            prop_assume!(one != other);
+            prop_assert_ne!(slug(&one), slug(&other));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The MongoDB replica set: Secret, Service, StatefulSet, disruption budget.
+//! Rule: the pods only start mongod; the replica set is initiated and looked after by `crate::database`, through the driver.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::core::v1::{Container, KeyToPath, Secret, SecretVolumeSource, Volume};
+
+use super::{Objects, pod};
+use crate::names::{self, Part};
+use crate::plan::Plan;
+use crate::read::{REPLICA_SET, key};
+
+const PORT: u16 = 27017;
+/// User of the upstream image.
+const USER: i64 = 999;
+
+/// Adds the database's objects.
+pub(super) fn build(plan: &Plan, objects: &mut Objects) {
+    let selector = names::selector(&plan.name, Part::Database);
+    let name = names::part(&plan.name, Part::Database);
+    let credentials = names::credentials(&plan.name, Part::Database);
+    let metadata = |name: &str| super::metadata(plan, name.to_owned(), &selector);
+
+    objects.secrets.push(Secret { metadata: metadata(&credentials), data: Some(secret(plan)), ..Secret::default() });
+    objects.services.push(super::peers_service(metadata(&name), &selector, &[("mongodb", PORT)]));
+    objects.pod_disruption_budgets.push(super::disruption_budget(metadata(&name), &selector));
+
+    let template = pod::template(pod::Pod {
+        selector: &selector,
+        annotations: BTreeMap::new(),
+        user: USER,
+        // On SIGTERM a primary steps down (up to 10 s) and then serves its running operations for 15 s before it closes its files.
+        grace: 60,
+        container: container(),
+        image: &plan.images.database,
+        pull_policy: plan.images.pull_policy.as_deref(),
+        resources: pod::resources("200m", "512Mi", "1Gi"),
+        volumes: vec![
+            Volume {
+                name: "credentials".into(),
+                secret: Some(SecretVolumeSource {
+                    secret_name: Some(credentials),
+                    items: Some(vec![KeyToPath { key: key::KEYFILE.into(), path: key::KEYFILE.into(), mode: None }]),
+                    default_mode: Some(0o440),
+                    optional: None,
+                }),
+                ..Volume::default()
+            },
+            pod::memory_volume("temporary", "16Mi"),
+        ],
+        template: &plan.database.template,
+    });
+    objects.stateful_sets.push(StatefulSet {
+        metadata: metadata(&name),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(plan.database.replicas),
+            service_name: Some(name),
+            selector: super::label_selector(&selector),
+            // Members find each other by themselves; one by one would only be slower.
+            pod_management_policy: Some("Parallel".into()),
+            update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("RollingUpdate".into()), rolling_update: None }),
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some("Delete".into()),
+                when_scaled: Some("Retain".into()),
+            }),
+            revision_history_limit: Some(3),
+            template,
+            volume_claim_templates: Some(vec![super::volume_claim(&selector, &plan.database.storage)]),
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    });
+}
+
+fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {
+    let mut data = plan.credentials.of(Part::Database);
+    data.insert(key::URL.into(), ByteString(plan.database_url().into_bytes()));
+    data
+}
+
+fn container() -> Container {
+    Container {
+        name: "mongod".into(),
+        // The key file must be readable by its owner alone, which a mounted Secret never is.
+        command: Some(vec![
+            "sh".into(),
+            "-c".into(),
+            format!(
+                "umask 077; rm -f /tmp/keyfile; cp /run/database/{} /tmp/keyfile && exec mongod --replSet {} --bind_ip_all \
+                 --port {PORT} --dbpath /data/db --keyFile /tmp/keyfile --unixSocketPrefix /tmp",
+                key::KEYFILE,
+                REPLICA_SET,
+            ),
+        ]),
+        env: Some(vec![pod::env("HOME", "/tmp")]),
+        ports: Some(vec![pod::port("mongodb", PORT)]),
+        readiness_probe: Some(pod::tcp_probe("mongodb", 3, 3)),
+        volume_mounts: Some(vec![
+            pod::mount("data", "/data/db", false),
+            pod::mount("credentials", "/run/database", true),
+            pod::mount("temporary", "/tmp", false),
+        ]),
+        ..Container::default()
+    }
+}

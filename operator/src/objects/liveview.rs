@@ -1,0 +1,67 @@
+//! The live page: Deployment, headless Service, disruption budget.
+//! Rule: the Service names only ready pods, and a pod leaves it before it stops serving.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Lifecycle, LifecycleHandler, Service, ServiceSpec, SleepAction};
+use wire::env;
+
+use super::{Objects, Replace, WORKLOAD_USER, pod};
+use crate::names::{self, Part};
+use crate::plan::Plan;
+use crate::read::key;
+
+/// Adds the live page's objects.
+pub(super) fn build(plan: &Plan, objects: &mut Objects) {
+    let selector = names::selector(&plan.name, Part::Liveview);
+    let name = names::part(&plan.name, Part::Liveview);
+    let metadata = || super::metadata(plan, name.clone(), &selector);
+
+    objects.services.push(Service {
+        metadata: metadata(),
+        spec: Some(ServiceSpec {
+            // NGINX balances by itself and must see each pod.
+            cluster_ip: Some("None".into()),
+            selector: Some(selector.clone()),
+            ports: Some(vec![super::service_port("http", env::default::PORT, "http")]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    });
+    objects.pod_disruption_budgets.push(super::disruption_budget(metadata(), &selector));
+
+    let container = Container {
+        name: "liveview".into(),
+        command: Some(vec!["/stock-liveview".into()]),
+        env: Some(vec![
+            pod::env_secret(env::MONGODB_URL, &names::credentials(&plan.name, Part::Database), key::URL),
+            pod::env(env::MONGODB_DB, env::default::MONGODB_DB),
+            pod::env(env::MONGODB_COLLECTION, env::default::MONGODB_COLLECTION),
+            pod::env(env::PORT, env::default::PORT.to_string()),
+            pod::env_field(env::POD_NAME, "metadata.name"),
+            pod::env(env::LOG_FORMAT, "json"),
+        ]),
+        ports: Some(vec![pod::port("http", env::default::PORT)]),
+        liveness_probe: Some(pod::http_probe("/healthz", "http", 10, 3)),
+        readiness_probe: Some(pod::http_probe("/readyz", "http", 2, 2)),
+        // Time for NGINX to learn that this pod is leaving (its resolver looks every 2 s).
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler { sleep: Some(SleepAction { seconds: 5 }), ..LifecycleHandler::default() }),
+            ..Lifecycle::default()
+        }),
+        ..Container::default()
+    };
+    let template = pod::template(pod::Pod {
+        selector: &selector,
+        annotations: BTreeMap::new(),
+        user: WORKLOAD_USER,
+        grace: 20,
+        container,
+        image: &plan.images.workloads,
+        pull_policy: plan.images.pull_policy.as_deref(),
+        resources: pod::resources("20m", "24Mi", "128Mi"),
+        volumes: Vec::new(),
+        template: &plan.liveview.template,
+    });
+    objects.deployments.push(super::deployment(metadata(), &selector, plan.liveview.replicas, Replace::NewFirst, template));
+}

@@ -1,0 +1,173 @@
+//! Everything a pipeline consists of, built from its plan; pure.
+//! Rule: building cannot fail, and a kind nobody applies does not compile (see `apply`).
+
+mod broker;
+mod consumers;
+mod database;
+mod edge;
+mod liveview;
+mod pod;
+mod publisher;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Secret, Service, ServicePort, ServiceSpec,
+    VolumeResourceRequirements,
+};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sha2::{Digest, Sha256};
+
+use crate::crd::Storage;
+use crate::names;
+use crate::plan::Plan;
+
+/// User of our own images, which are built from scratch and know no names.
+const WORKLOAD_USER: i64 = 65532;
+
+/// The children of a pipeline, by kind.
+#[derive(Debug, Default)]
+pub struct Objects {
+    /// Generated credentials and what is derived from them.
+    pub secrets: Vec<Secret>,
+    /// Configuration files.
+    pub config_maps: Vec<ConfigMap>,
+    /// Names and addresses.
+    pub services: Vec<Service>,
+    /// How many pods of a part an eviction may take.
+    pub pod_disruption_budgets: Vec<PodDisruptionBudget>,
+    /// Broker and database.
+    pub stateful_sets: Vec<StatefulSet>,
+    /// Everything else that runs.
+    pub deployments: Vec<Deployment>,
+}
+
+/// Builds all children.
+pub fn build(plan: &Plan) -> Objects {
+    let mut objects = Objects::default();
+    broker::build(plan, &mut objects);
+    database::build(plan, &mut objects);
+    publisher::build(plan, &mut objects);
+    consumers::build(plan, &mut objects);
+    liveview::build(plan, &mut objects);
+    edge::build(plan, &mut objects);
+    objects
+}
+
+/// Metadata of a child.
+fn metadata(plan: &Plan, name: String, selector: &BTreeMap<String, String>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(plan.namespace.clone()),
+        labels: Some(names::labels(selector)),
+        owner_references: Some(vec![plan.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// [`metadata`] with the symbol as written.
+fn company_metadata(plan: &Plan, name: String, selector: &BTreeMap<String, String>, symbol: &str) -> ObjectMeta {
+    ObjectMeta { annotations: Some(BTreeMap::from([(names::SYMBOL.into(), symbol.into())])), ..metadata(plan, name, selector) }
+}
+
+fn label_selector(selector: &BTreeMap<String, String>) -> LabelSelector {
+    LabelSelector { match_labels: Some(selector.clone()), match_expressions: None }
+}
+
+/// How a Deployment replaces its pods.
+enum Replace {
+    /// The old pod ends before the new one starts: two would compete for one queue.
+    OldFirst,
+    /// The new pod serves before the old one ends.
+    NewFirst,
+}
+
+fn deployment(
+    metadata: ObjectMeta,
+    selector: &BTreeMap<String, String>,
+    replicas: i32,
+    replace: Replace,
+    template: PodTemplateSpec,
+) -> Deployment {
+    let strategy = match replace {
+        Replace::OldFirst => DeploymentStrategy { type_: Some("Recreate".into()), rolling_update: None },
+        Replace::NewFirst => DeploymentStrategy {
+            type_: Some("RollingUpdate".into()),
+            rolling_update: Some(RollingUpdateDeployment {
+                max_surge: Some(IntOrString::Int(1)),
+                max_unavailable: Some(IntOrString::Int(0)),
+            }),
+        },
+    };
+    Deployment {
+        metadata,
+        spec: Some(DeploymentSpec {
+            replicas: Some(replicas),
+            revision_history_limit: Some(3),
+            selector: label_selector(selector),
+            strategy: Some(strategy),
+            template,
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// A Service without an address of its own that names every pod of a StatefulSet, ready or not: they must find
+/// each other before they can become ready.
+fn peers_service(metadata: ObjectMeta, selector: &BTreeMap<String, String>, ports: &[(&str, u16)]) -> Service {
+    let spec = ServiceSpec {
+        cluster_ip: Some("None".into()),
+        publish_not_ready_addresses: Some(true),
+        selector: Some(selector.clone()),
+        ports: Some(ports.iter().map(|(name, port)| service_port(name, *port, name)).collect()),
+        ..ServiceSpec::default()
+    };
+    Service { metadata, spec: Some(spec), status: None }
+}
+
+fn service_port(name: &str, port: u16, target: &str) -> ServicePort {
+    ServicePort {
+        name: Some(name.into()),
+        port: i32::from(port),
+        protocol: Some("TCP".into()),
+        target_port: Some(IntOrString::String(target.into())),
+        ..ServicePort::default()
+    }
+}
+
+fn disruption_budget(metadata: ObjectMeta, selector: &BTreeMap<String, String>) -> PodDisruptionBudget {
+    let spec = PodDisruptionBudgetSpec {
+        max_unavailable: Some(IntOrString::Int(1)),
+        selector: Some(label_selector(selector)),
+        // A pod that never became ready protects nobody and must not hold up a drain.
+        unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
+        ..PodDisruptionBudgetSpec::default()
+    };
+    PodDisruptionBudget { metadata, spec: Some(spec), status: None }
+}
+
+fn volume_claim(selector: &BTreeMap<String, String>, storage: &Storage) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta { name: Some("data".into()), labels: Some(names::labels(selector)), ..ObjectMeta::default() },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".into()]),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".into(), Quantity(storage.size.clone()))])),
+                limits: None,
+            }),
+            storage_class_name: storage.class.clone(),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The first 16 hexadecimal digits of a text's SHA-256.
+pub(crate) fn fingerprint(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,78 @@
+//! The publishers: one Deployment per company, so that a new company disturbs none of the others.
+//! Rule: one pod per company; a second one would be a second source of the same trades.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Container;
+use wire::env;
+
+use super::{Objects, Replace, WORKLOAD_USER, pod};
+use crate::crd::QueueType;
+use crate::names::{self, Part};
+use crate::plan::{Company, Plan};
+use crate::read::key;
+
+/// Adds the publishers.
+pub(super) fn build(plan: &Plan, objects: &mut Objects) {
+    if !plan.publishing {
+        return;
+    }
+    for company in &plan.companies {
+        let selector = names::company_selector(&plan.name, Part::Publisher, &company.slug);
+        let template = pod::template(pod::Pod {
+            selector: &selector,
+            annotations: BTreeMap::from([(names::SYMBOL.into(), company.symbol.clone())]),
+            user: WORKLOAD_USER,
+            grace: 15,
+            container: container(plan, company),
+            image: &plan.images.workloads,
+            pull_policy: plan.images.pull_policy.as_deref(),
+            resources: pod::resources("20m", "16Mi", "64Mi"),
+            volumes: Vec::new(),
+            template: &plan.publisher,
+        });
+        let name = names::company(&plan.name, Part::Publisher, &company.slug);
+        let metadata = super::company_metadata(plan, name, &selector, &company.symbol);
+        objects.deployments.push(super::deployment(metadata, &selector, 1, Replace::OldFirst, template));
+    }
+}
+
+fn container(plan: &Plan, company: &Company) -> Container {
+    let mut variables = vec![
+        pod::env_secret(env::RABBITMQ_URL, &names::credentials(&plan.name, Part::Broker), key::URL),
+        pod::env(env::COMPANY, &company.symbol),
+        pod::env(env::QUEUE_TYPE, queue_type(plan)),
+        // Milliseconds; the shortest decimal that says the same, so 2 and not 2.0.
+        pod::env(env::TICKER_INTERVAL, (company.interval.as_secs_f64() * 1000.0).to_string()),
+        pod::env(env::PRICE_MIN, company.price_min.to_string()),
+        pod::env(env::PRICE_MAX, company.price_max.to_string()),
+    ];
+    if let Some(seed) = plan.seed {
+        variables.push(pod::env(env::SEED, seed.to_string()));
+    }
+    workload("stock-publisher", variables)
+}
+
+/// The name of the queue type as the programs take it.
+pub(super) fn queue_type(plan: &Plan) -> &'static str {
+    match plan.broker.queue_type {
+        QueueType::Quorum => "quorum",
+        QueueType::Classic => "classic",
+    }
+}
+
+/// The container of a program without a page: publisher or consumer.
+pub(super) fn workload(program: &str, mut variables: Vec<k8s_openapi::api::core::v1::EnvVar>) -> Container {
+    variables.push(pod::env(env::METRICS_PORT, env::default::METRICS_PORT.to_string()));
+    variables.push(pod::env_field(env::POD_NAME, "metadata.name"));
+    variables.push(pod::env(env::LOG_FORMAT, "json"));
+    Container {
+        name: program.trim_start_matches("stock-").into(),
+        command: Some(vec![format!("/{program}")]),
+        env: Some(variables),
+        ports: Some(vec![pod::port("metrics", env::default::METRICS_PORT)]),
+        liveness_probe: Some(pod::http_probe("/healthz", "metrics", 10, 3)),
+        readiness_probe: Some(pod::http_probe("/readyz", "metrics", 2, 3)),
+        ..Container::default()
+    }
+}

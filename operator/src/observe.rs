@@ -1,0 +1,63 @@
+//! Looks at what runs inside the pods: asks the broker and the database, and lets each take its next step.
+//! Rule: bounded in time, side by side, and a failure is something seen, never the end of the pass.
+
+use std::collections::BTreeMap;
+
+use crate::broker;
+use crate::database::{self, windows};
+use crate::plan::Plan;
+use crate::status::{Figures, Seen, System};
+
+/// Asks broker and database and fills in what they say; the companies' figures only when `figures` says so.
+pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &mut Seen) {
+    let (broker_wanted, database_wanted) = (plan.broker_wanted(), plan.database_wanted());
+    let database_credentials = plan.database_credentials();
+    let (broker, database) = futures::join!(
+        broker::converge(http, &broker_wanted),
+        database::converge(&database_wanted, &database_credentials),
+    );
+    let queues = match broker {
+        Ok(report) => {
+            let ready = i32::try_from(report.nodes_running).unwrap_or(i32::MAX);
+            seen.broker = Some(System { ready, waiting_for: report.waiting_for });
+            report.queues
+        }
+        Err(error) => {
+            seen.broker = Some(System { ready: 0, waiting_for: Some(error.to_string()) });
+            BTreeMap::new()
+        }
+    };
+    let mut writable = false;
+    match database {
+        Ok(report) => {
+            let ready = i32::try_from(report.members_ready).unwrap_or(i32::MAX);
+            seen.database = Some(System { ready, waiting_for: report.waiting_for });
+            seen.primary = report.primary;
+            writable = report.writable;
+        }
+        Err(error) => seen.database = Some(System { ready: 0, waiting_for: Some(error.to_string()) }),
+    }
+    if figures && writable {
+        let symbols: Vec<String> = plan.companies.iter().map(|company| company.symbol.clone()).collect();
+        let latest = windows::latest_windows(
+            &plan.database_url(),
+            wire::env::default::MONGODB_DB,
+            wire::env::default::MONGODB_COLLECTION,
+            &symbols,
+        )
+        .await
+        .inspect_err(|error| tracing::warn!(%error, "cannot read the newest windows"))
+        .unwrap_or_default();
+        seen.figures = Some(symbols.into_iter().map(|symbol| {
+            let (queue, window) = (queues.get(&symbol), latest.get(&symbol));
+            let figures = Figures {
+                queued: queue.and_then(|queue| queue.ready),
+                unacked: queue.and_then(|queue| queue.unacknowledged),
+                windows: window.and_then(|window| window.windows),
+                last_price: window.map(|window| window.price),
+                last_window_at: window.map(|window| window.at),
+            };
+            (symbol, figures)
+        }).collect());
+    }
+}

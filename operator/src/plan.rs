@@ -1,0 +1,172 @@
+//! From the resource's text to checked values; pure.
+//! Rule: after a `Plan` exists nothing checks again, and building objects cannot fail.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+
+use crate::crd::{Broker, Database, Edge, Liveview, StockPipeline, Template};
+use crate::error::Error;
+use crate::database;
+use crate::names;
+use crate::read::{self, Credentials};
+
+/// Images of the parts whose template names none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    /// Publisher, consumer and liveview.
+    pub workloads: String,
+    /// RabbitMQ.
+    pub broker: String,
+    /// MongoDB.
+    pub database: String,
+    /// NGINX, unprivileged.
+    pub edge: String,
+    /// Pull policy of all of them; the cluster's rule unless set.
+    pub pull_policy: Option<String>,
+}
+
+/// One company, all defaults applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Company {
+    /// Its symbol, which is the name of its queue.
+    pub symbol: String,
+    /// Its part of object names.
+    pub slug: String,
+    /// Time from one event to the next.
+    pub interval: Duration,
+    /// Lowest price, inclusive.
+    pub price_min: f64,
+    /// Highest price, exclusive.
+    pub price_max: f64,
+}
+
+/// Everything the objects are built from.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The pipeline's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The reference that makes a child die with its pipeline.
+    pub owner: OwnerReference,
+    /// Default images.
+    pub images: Images,
+    /// The companies, in the order of the resource.
+    pub companies: Vec<Company>,
+    /// Whether publishers run.
+    pub publishing: bool,
+    /// Seed of the synthetic prices.
+    pub seed: Option<i64>,
+    /// Events per window.
+    pub batch_size: i32,
+    /// How publisher pods run.
+    pub publisher: Template,
+    /// How consumer pods run.
+    pub consumer: Template,
+    /// RabbitMQ, as written.
+    pub broker: Broker,
+    /// MongoDB, as written.
+    pub database: Database,
+    /// Liveview, as written.
+    pub liveview: Liveview,
+    /// NGINX, as written.
+    pub edge: Edge,
+    /// Generated credentials.
+    pub credentials: Credentials,
+}
+
+impl Plan {
+    /// Checks and completes the resource.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSpec`] for what the schema could not refuse, with the field and the remedy; a stored resource may
+    /// also be older than the schema, so the rules that keep data safe are checked here again.
+    pub fn new(pipeline: &StockPipeline, images: &Images, credentials: Credentials) -> Result<Self, Error> {
+        let invalid = |text: String| Err(Error::InvalidSpec(text));
+        let spec = &pipeline.spec;
+        let Some(owner) = pipeline.controller_owner_ref(&()) else {
+            return invalid("metadata.uid is missing: the resource was not read from an API server".into());
+        };
+        if spec.companies.is_empty() {
+            return invalid("spec.companies is empty: name at least one company".into());
+        }
+        let mut companies: Vec<Company> = Vec::with_capacity(spec.companies.len());
+        for (index, company) in spec.companies.iter().enumerate() {
+            if let Err(reason) = company.symbol.parse::<wire::Symbol>() {
+                return invalid(format!("spec.companies[{index}].symbol: {reason}"));
+            }
+            if companies.iter().any(|earlier| earlier.symbol == company.symbol) {
+                return invalid(format!("spec.companies[{index}].symbol: {} is named twice: remove one", company.symbol));
+            }
+            let rate = company.rate.unwrap_or(spec.publisher.rate).max(1);
+            let price = company.price.clone().unwrap_or_default();
+            companies.push(Company {
+                slug: names::slug(&company.symbol),
+                symbol: company.symbol.clone(),
+                interval: Duration::from_secs(1) / rate.unsigned_abs(),
+                price_min: price.min,
+                price_max: price.max,
+            });
+        }
+        if spec.database.replicas < 1 || spec.database.replicas % 2 == 0 {
+            return invalid(format!("spec.database.replicas is {}: use 1, 3, 5 or 7", spec.database.replicas));
+        }
+        Ok(Self {
+            name: pipeline.name_any(),
+            namespace: pipeline.namespace().unwrap_or_default(),
+            owner,
+            images: images.clone(),
+            companies,
+            publishing: spec.publisher.enabled,
+            seed: spec.publisher.seed,
+            batch_size: spec.consumer.batch_size,
+            publisher: spec.publisher.template.clone(),
+            consumer: spec.consumer.template.clone(),
+            broker: spec.broker.clone(),
+            database: spec.database.clone(),
+            liveview: spec.liveview.clone(),
+            edge: spec.edge.clone(),
+            credentials,
+        })
+    }
+
+    /// Database members as `host:port`, by ordinal.
+    pub fn database_members(&self) -> Vec<String> {
+        let set = names::part(&self.name, names::Part::Database);
+        (0..self.database.replicas).map(|ordinal| format!("{}:27017", names::pod_host(&set, ordinal, &set, &self.namespace))).collect()
+    }
+
+    /// What `crate::database` looks after.
+    pub fn database_wanted(&self) -> database::Wanted {
+        database::Wanted {
+            set: read::REPLICA_SET.into(),
+            members: self.database_members(),
+            database: wire::env::default::MONGODB_DB.into(),
+            election_timeout_millis: u64::from(self.database.election_timeout_milliseconds.unsigned_abs()),
+        }
+    }
+
+    /// The database's users.
+    pub fn database_credentials(&self) -> database::Credentials {
+        let account = |name: &str, password: &str| database::Account { name: name.into(), password: password.into() };
+        database::Credentials {
+            key: self.credentials.database_keyfile.clone(),
+            administrator: account(read::ADMINISTRATOR_USER, &self.credentials.database_administrator),
+            application: account(read::APPLICATION_USER, &self.credentials.database_application),
+            monitoring: account(read::MONITORING_USER, &self.credentials.database_monitoring),
+        }
+    }
+
+    /// The connection string of publisher, consumer and liveview.
+    pub fn database_url(&self) -> String {
+        database::connection_string(
+            &self.database_members(),
+            read::APPLICATION_USER,
+            &self.credentials.database_application,
+            wire::env::default::MONGODB_DB,
+            read::REPLICA_SET,
+        )
+    }
+}

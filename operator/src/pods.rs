@@ -1,0 +1,45 @@
+//! Why a pod is not ready, in words; pure.
+//! Rule: names the pod, the cause as Kubernetes knows it, and what a person can look at.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+/// Reasons with which a container waits while all is well.
+const ORDINARY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
+/// The first trouble among the pods, in the order of their names so that the text does not flap.
+pub fn worst<'a>(pods: impl Iterator<Item = &'a Pod>) -> Option<String> {
+    let mut troubles: Vec<(String, String)> = pods.filter_map(|pod| Some((pod.name_any(), trouble(pod)?))).collect();
+    troubles.sort();
+    let count = troubles.len();
+    let (name, text) = troubles.into_iter().next()?;
+    let others = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+    Some(format!("pod {name}{others} {text}"))
+}
+
+fn trouble(pod: &Pod) -> Option<String> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let status = pod.status.as_ref()?;
+    let unscheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    if let Some(condition) = unscheduled {
+        let why = condition.message.as_deref().unwrap_or("no node fits");
+        return Some(format!("cannot be scheduled: {why}: free or add a node, or lower the requests in the part's template"));
+    }
+    for container in status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten()) {
+        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        let Some(reason) = waiting.and_then(|waiting| waiting.reason.as_deref()).filter(|reason| !ORDINARY.contains(reason)) else { continue };
+        if reason.ends_with("ImagePullBackOff") || reason.starts_with("ErrImage") || reason == "InvalidImageName" {
+            return Some(format!("cannot pull {}: {reason}: check the image's name and pullSecrets", container.image));
+        }
+        if reason == "CrashLoopBackOff" {
+            let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+            let how = ended.map_or_else(String::new, |ended| format!(" (exit code {}, {})", ended.exit_code, ended.reason.as_deref().unwrap_or("Error")));
+            return Some(format!("keeps failing{how}: see its logs"));
+        }
+        let why = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
+        return Some(format!("waits: {reason}: {why}"));
+    }
+    None
+}

@@ -1,0 +1,152 @@
+//! Starts everything the operator consists of, and ends it in order.
+//! Rule: one leader works; a replica that lost the lease ends, so that two never work at once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::StreamExt;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::core::CustomResourceExt;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::crd::StockPipeline;
+use crate::http::{self, Pages};
+use crate::metrics::Metrics;
+use crate::plan::Images;
+use crate::reconcile::{Context, error_policy, reconcile};
+use crate::{lease, names, watch};
+
+/// How the operator runs.
+pub struct Settings {
+    /// Default images of the children.
+    pub images: Images,
+    /// Namespace to watch; all when empty.
+    pub watch_namespace: String,
+    /// Namespace of the Lease.
+    pub lease_namespace: String,
+    /// This replica's name.
+    pub identity: String,
+    /// Address of the health and metrics pages.
+    pub listen: SocketAddr,
+}
+
+/// Runs until SIGTERM or until the lease is lost.
+///
+/// # Errors
+/// No cluster is configured, the address is taken, or the lease was lost.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let Settings { images, watch_namespace, lease_namespace, identity, listen } = settings;
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_on_signal(stop.clone())?);
+
+    let metrics = Arc::new(Metrics::default());
+    let pages = Pages { ready: Arc::new(AtomicBool::new(false)), metrics: metrics.clone() };
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}: choose another address with LISTEN"))?;
+    // The pages end last: as long as the process lives it says how it is.
+    let pages_stop = CancellationToken::new();
+    let server = tokio::spawn(http::serve(listener, pages.clone(), pages_stop.clone()));
+
+    let client = Client::try_default().await.context("no cluster: set KUBECONFIG or run in a pod")?;
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        () = definition_is_there(&client) => {}
+    }
+    pages.ready.store(true, Ordering::Relaxed);
+
+    let leadership = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        leadership = lease::hold(client.clone(), &lease_namespace, names::MANAGER, &identity) => leadership,
+    };
+    metrics.leading(true);
+    tracing::info!(identity, "leading");
+
+    let ended = lead(client, images, &watch_namespace, &identity, metrics.clone(), &stop, leadership.lost()).await;
+    metrics.leading(false);
+    leadership.release().await;
+    pages_stop.cancel();
+    drop(server.await);
+    ended
+}
+
+async fn lead(
+    client: Client,
+    images: Images,
+    watch_namespace: &str,
+    identity: &str,
+    metrics: Arc<Metrics>,
+    stop: &CancellationToken,
+    lost: CancellationToken,
+) -> anyhow::Result<()> {
+    let http = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(2))
+        .timeout(Duration::from_secs(3))
+        .pool_idle_timeout(Duration::from_secs(30))
+        .build()?;
+    let (controller, stores) = watch::controller(&client, watch_namespace);
+    let reporter = Reporter { controller: names::MANAGER.into(), instance: Some(identity.to_owned()) };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        pipelines: controller.store(),
+        client,
+        http,
+        stores,
+        images,
+        metrics,
+        memory: Default::default(),
+    });
+    let passes = controller
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+        .run(reconcile, error_policy, context)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::debug!(%error, "pass ended with an error");
+            }
+        });
+    tokio::select! {
+        () = passes => Ok(()),
+        // At once, in the middle of a pass if need be: another replica may already be working.
+        () = lost.cancelled() => anyhow::bail!("the lease was lost: another replica leads or the API server does not answer"),
+    }
+}
+
+/// Waits until the API server answers and knows the resource.
+async fn definition_is_there(client: &Client) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let name = StockPipeline::crd_name();
+    loop {
+        match definitions.get_opt(name).await {
+            Ok(Some(_)) => return,
+            Ok(None) => tracing::warn!(name, "the definition is missing: apply crds/stockpipelines.yaml or install the chart with crds.install=true"),
+            Err(error) => tracing::warn!(%error, "the API server does not answer"),
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    })
+}
+
+/// Sends the log to standard output: JSON for machines, text for a terminal; `RUST_LOG` filters.
+pub fn telemetry(format: &str) {
+    let filter = EnvFilter::try_from_env(wire::env::LOG).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    if format == "json" { log.json().flatten_event(true).init() } else { log.init() }
+}

@@ -1,0 +1,313 @@
+//! What a pipeline's status says; pure: spec, what was seen, the old status and the time in, the new status and the events out.
+//! Rule: it always speaks, on failure too: which thing, why, and what to do.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt;
+use kube::runtime::events::{Event, EventType};
+
+use crate::crd::{CompanyStatus, PartStatus, Parts, StockPipeline, StockPipelineStatus};
+use crate::error::Error;
+use crate::names::{self, Part};
+use crate::pods;
+
+/// The figures of the companies are written at most this often: they change with every window, and each write wakes every watcher.
+pub const FIGURES_EVERY: Duration = Duration::from_secs(30);
+
+/// What was seen of one pipeline.
+#[derive(Default)]
+pub struct Seen {
+    /// Its stateful sets.
+    pub stateful_sets: Vec<StatefulSet>,
+    /// Its deployments.
+    pub deployments: Vec<Deployment>,
+    /// Its pods.
+    pub pods: Vec<Pod>,
+    /// What the broker says of itself; none while nobody asked.
+    pub broker: Option<System>,
+    /// What the database says of itself; none while nobody asked.
+    pub database: Option<System>,
+    /// The database's primary.
+    pub primary: Option<String>,
+    /// Figures by symbol; none when they were not read this time.
+    pub figures: Option<BTreeMap<String, Figures>>,
+    /// What went wrong in the pass.
+    pub errors: Vec<Error>,
+}
+
+/// What the system inside a StatefulSet says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct System {
+    /// Members that serve.
+    pub ready: i32,
+    /// What it waits for; none when it serves as a whole.
+    pub waiting_for: Option<String>,
+}
+
+/// Figures of one company; what could not be read is absent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// Events in the queue that no consumer holds.
+    pub queued: Option<i64>,
+    /// Events a consumer holds.
+    pub unacked: Option<i64>,
+    /// Stored windows.
+    pub windows: Option<i64>,
+    /// Average of the newest window.
+    pub last_price: Option<f64>,
+    /// When the newest window was stored.
+    pub last_window_at: Option<Timestamp>,
+}
+
+/// The condition of one part before it becomes a `Condition`.
+struct Judgement {
+    type_: &'static str,
+    part: Option<Part>,
+    ready: i32,
+    wanted: i32,
+    reason: &'static str,
+    message: String,
+    /// Somebody should look: it will not become ready by waiting alone.
+    trouble: bool,
+}
+
+impl Judgement {
+    fn is_ready(&self) -> bool {
+        self.reason == reason::READY || self.reason == reason::DISABLED
+    }
+}
+
+/// Reasons of conditions, each used in one sense.
+pub mod reason {
+    /// All wanted pods serve.
+    pub const READY: &str = "Ready";
+    /// The spec wants none.
+    pub const DISABLED: &str = "Disabled";
+    /// Pods are starting.
+    pub const STARTING: &str = "Starting";
+    /// A pod cannot start or keeps failing.
+    pub const POD_TROUBLE: &str = "PodTrouble";
+    /// Pods run, and the system in them does not serve yet.
+    pub const FORMING: &str = "Forming";
+    /// Parts are not ready.
+    pub const PARTS_NOT_READY: &str = "PartsNotReady";
+    /// All is as wanted.
+    pub const AS_WANTED: &str = "AsWanted";
+}
+
+/// The new status.
+pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelineStatus {
+    let old = pipeline.status.clone().unwrap_or_default();
+    let spec = &pipeline.spec;
+    let companies = i32::try_from(spec.companies.len()).unwrap_or(i32::MAX);
+    let publishers = if spec.publisher.enabled { companies } else { 0 };
+    let broker = set(seen, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref());
+    let database = set(seen, Part::Database, "DatabaseReady", spec.database.replicas, seen.database.as_ref());
+    let publishers = deployed(seen, Part::Publisher, "PublishersReady", publishers);
+    let consumers = deployed(seen, Part::Consumer, "ConsumersReady", companies);
+    let liveview = deployed(seen, Part::Liveview, "LiveviewReady", spec.liveview.replicas);
+    let edge = deployed(seen, Part::Edge, "EdgeReady", spec.edge.replicas);
+
+    let ratio = |judgement: &Judgement| PartStatus { ready: Some(format!("{}/{}", judgement.ready, judgement.wanted)) };
+    let parts = Parts {
+        broker: ratio(&broker),
+        database: ratio(&database),
+        publishers: ratio(&publishers),
+        consumers: ratio(&consumers),
+        liveview: ratio(&liveview),
+        edge: ratio(&edge),
+    };
+    let judgements = [broker, database, publishers, consumers, liveview, edge];
+    let mut conditions = overall(&judgements, &seen.errors);
+    conditions.extend(judgements.iter().map(|judgement| condition(judgement.type_, judgement.is_ready(), judgement.reason, judgement.message.clone())));
+    for condition in &mut conditions {
+        condition.observed_generation = pipeline.metadata.generation;
+        // Moves only with the value: otherwise every pass would change the resource and so cause the next pass.
+        condition.last_transition_time = old
+            .conditions
+            .iter()
+            .find(|earlier| earlier.type_ == condition.type_ && earlier.status == condition.status)
+            .map_or(Time(now), |earlier| earlier.last_transition_time.clone());
+    }
+    let (companies, figures_at) = figures(pipeline, &old, seen, now);
+    StockPipelineStatus {
+        observed_generation: pipeline.metadata.generation,
+        conditions,
+        company_count: i32::try_from(spec.companies.len()).ok(),
+        parts,
+        companies,
+        figures_at,
+        // One look that found no primary is no news of another one.
+        database_primary: seen.primary.clone().or(old.database_primary),
+    }
+}
+
+fn condition(type_: &str, holds: bool, reason: &str, message: String) -> Condition {
+    Condition {
+        type_: type_.into(),
+        status: if holds { "True" } else { "False" }.into(),
+        reason: reason.into(),
+        message,
+        observed_generation: None,
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+    }
+}
+
+/// `Ready`, `Progressing` and `Degraded`.
+fn overall(judgements: &[Judgement], errors: &[Error]) -> Vec<Condition> {
+    let unready: Vec<&Judgement> = judgements.iter().filter(|judgement| !judgement.is_ready()).collect();
+    let trouble = unready.iter().find(|judgement| judgement.trouble);
+    let ready = unready.is_empty() && errors.is_empty();
+    let (reason, message) = match (errors.first(), unready.first()) {
+        (Some(error), _) => (error.reason(), error.to_string()),
+        (None, Some(_)) => {
+            let waits: Vec<String> = unready
+                .iter()
+                .map(|judgement| format!("{}: {}", judgement.part.map_or(judgement.type_, Part::name), judgement.message))
+                .collect();
+            (reason::PARTS_NOT_READY, waits.join("; "))
+        }
+        (None, None) => (reason::READY, "every part serves".into()),
+    };
+    let degraded = !errors.is_empty() || trouble.is_some();
+    let degraded_reason = errors.first().map(Error::reason).or(trouble.map(|judgement| judgement.reason)).unwrap_or(reason::AS_WANTED);
+    let degraded_message = match (errors.first(), trouble) {
+        (Some(error), _) => error.to_string(),
+        (None, Some(judgement)) => judgement.message.clone(),
+        (None, None) => "nothing needs attention".into(),
+    };
+    let progressing = !ready && !degraded;
+    let progressing_reason = if progressing { reason::PARTS_NOT_READY } else { reason::AS_WANTED };
+    let progressing_message = if progressing { message.clone() } else { "nothing is under way".into() };
+    vec![
+        condition("Ready", ready, reason, message),
+        condition("Progressing", progressing, progressing_reason, progressing_message),
+        condition("Degraded", degraded, degraded_reason, degraded_message),
+    ]
+}
+
+/// Judges a StatefulSet and the system that runs in it.
+fn set(seen: &Seen, part: Part, type_: &'static str, wanted: i32, system: Option<&System>) -> Judgement {
+    let live = seen.stateful_sets.iter().find(|set| set.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
+    let current = live.and_then(|set| Some(set.status.as_ref()?.observed_generation? >= set.metadata.generation?)).unwrap_or(false);
+    let ready = live.and_then(|set| set.status.as_ref()?.ready_replicas).unwrap_or(0).min(wanted);
+    let pods_ready = current && ready == wanted;
+    match system {
+        Some(System { ready, waiting_for: Some(waiting) }) if pods_ready => {
+            let (ready, message) = ((*ready).min(wanted), waiting.clone());
+            Judgement { type_, part: Some(part), ready, wanted, reason: reason::FORMING, message, trouble: false }
+        }
+        None if pods_ready => {
+            let message = "not asked yet whether it serves".into();
+            Judgement { type_, part: Some(part), ready, wanted, reason: reason::FORMING, message, trouble: false }
+        }
+        _ => judge(seen, part, type_, ready, wanted, current),
+    }
+}
+
+/// Judges the Deployments of a part.
+fn deployed(seen: &Seen, part: Part, type_: &'static str, wanted: i32) -> Judgement {
+    let live = seen.deployments.iter().filter(|deployment| {
+        deployment.metadata.deletion_timestamp.is_none()
+            && deployment.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name())
+    });
+    let (mut ready, mut current) = (0, true);
+    for deployment in live {
+        let status = deployment.status.as_ref();
+        // Pods of an older template count as not ready: the wish is not fulfilled yet.
+        let updated = status.and_then(|status| status.updated_replicas).unwrap_or(0);
+        ready += status.and_then(|status| status.ready_replicas).unwrap_or(0).min(updated);
+        current &= status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
+    }
+    judge(seen, part, type_, ready.min(wanted), wanted, current)
+}
+
+fn judge(seen: &Seen, part: Part, type_: &'static str, ready: i32, wanted: i32, current: bool) -> Judgement {
+    let judgement = |reason, message, trouble| Judgement { type_, part: Some(part), ready, wanted, reason, message, trouble };
+    if wanted == 0 {
+        return judgement(reason::DISABLED, "none is wanted".into(), false);
+    }
+    if current && ready == wanted {
+        return judgement(reason::READY, format!("{ready} of {wanted} ready"), false);
+    }
+    let of_part = seen.pods.iter().filter(|pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
+    match pods::worst(of_part) {
+        Some(trouble) => judgement(reason::POD_TROUBLE, format!("{ready} of {wanted} ready; {trouble}"), true),
+        None => judgement(reason::STARTING, format!("{ready} of {wanted} ready, the others are starting"), false),
+    }
+}
+
+/// The companies with their figures, and when those were read.
+fn figures(pipeline: &StockPipeline, old: &StockPipelineStatus, seen: &Seen, now: Timestamp) -> (Vec<CompanyStatus>, Option<Time>) {
+    let companies = pipeline.spec.companies.iter().map(|company| {
+        let symbol = &company.symbol;
+        let known = match &seen.figures {
+            Some(figures) => figures.get(symbol).cloned().unwrap_or_default(),
+            None => old.companies.iter().find(|status| status.symbol == *symbol).map(known).unwrap_or_default(),
+        };
+        let Figures { queued, unacked, windows, last_price, last_window_at } = known;
+        let slug = names::slug(symbol);
+        CompanyStatus { symbol: symbol.clone(), slug, queued, unacked, windows, last_price, last_window_at: last_window_at.map(Time) }
+    });
+    let figures_at = if seen.figures.is_some() { Some(Time(now)) } else { old.figures_at.clone() };
+    (companies.collect(), figures_at)
+}
+
+fn known(status: &CompanyStatus) -> Figures {
+    Figures {
+        queued: status.queued,
+        unacked: status.unacked,
+        windows: status.windows,
+        last_price: status.last_price,
+        last_window_at: status.last_window_at.as_ref().map(|time| time.0),
+    }
+}
+
+/// True when the figures should be read again.
+pub fn figures_due(old: Option<&StockPipelineStatus>, now: Timestamp) -> bool {
+    let Some(read_at) = old.and_then(|status| status.figures_at.as_ref()) else { return true };
+    now.duration_since(read_at.0).unsigned_abs() >= FIGURES_EVERY
+}
+
+/// True when the new status says something the old one does not; the time of the look alone is no news.
+pub fn changed(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> bool {
+    let Some(old) = old else { return true };
+    let mut comparable = new.clone();
+    comparable.figures_at.clone_from(&old.figures_at);
+    *old != comparable
+}
+
+/// The events a change is worth: one per condition whose value or reason moved.
+pub fn events(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> Vec<Event> {
+    let before = |type_: &str| old.and_then(|status| status.conditions.iter().find(|condition| condition.type_ == type_));
+    new.conditions
+        .iter()
+        // The three summaries repeat the parts; of them only Ready and Degraded are news of their own.
+        .filter(|condition| condition.type_ != "Progressing")
+        .filter(|condition| before(&condition.type_).is_none_or(|old| old.status != condition.status || old.reason != condition.reason))
+        // That a new pipeline is not ready, or not degraded, goes without saying.
+        .filter(|condition| before(&condition.type_).is_some() || (condition.status == "True") == (condition.type_ != "Degraded"))
+        .filter(|condition| condition.type_ != "Degraded" || condition.status == "True" || before("Degraded").is_some())
+        .map(|condition| {
+            let good = (condition.status == "True") == (condition.type_ != "Degraded");
+            let waiting = condition.reason == reason::STARTING || condition.reason == reason::FORMING || condition.reason == reason::PARTS_NOT_READY;
+            Event {
+                type_: if good || waiting { EventType::Normal } else { EventType::Warning },
+                reason: if good && condition.status == "True" { condition.type_.clone() } else { condition.reason.clone() },
+                note: Some(format!("{}: {}", condition.type_, shortened(&condition.message))),
+                action: "Reconcile".into(),
+                secondary: None,
+            }
+        })
+        .collect()
+}
+
+/// The API server takes notes of at most 1024 bytes.
+fn shortened(message: &str) -> String {
+    message.chars().take(240).collect()
+}

@@ -1,0 +1,113 @@
+//! What the operator knows of the cluster: one label-selected watch per kind, each with its store.
+//! Rule: memory follows our own objects, not the cluster's; passes read these stores and not the API server.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::runtime::controller::Controller;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, predicates, watcher};
+use kube::core::DeserializeGuard;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use crate::crd::StockPipeline;
+use crate::names;
+
+/// The stores of the kinds we make, and of pods, which tell why something is not ready.
+pub struct Stores {
+    /// Secrets.
+    pub secrets: Store<Secret>,
+    /// Config maps.
+    pub config_maps: Store<ConfigMap>,
+    /// Services.
+    pub services: Store<Service>,
+    /// Disruption budgets.
+    pub pod_disruption_budgets: Store<PodDisruptionBudget>,
+    /// Stateful sets.
+    pub stateful_sets: Store<StatefulSet>,
+    /// Deployments.
+    pub deployments: Store<Deployment>,
+    /// Pods.
+    pub pods: Store<Pod>,
+}
+
+/// The watched type: one malformed resource is one error, not a dead watch.
+pub type Guarded = DeserializeGuard<StockPipeline>;
+
+/// Builds the controller and the stores its streams fill. An empty `namespace` watches all.
+pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Stores) {
+    // A status of our own making must not start a pass: only changes of the spec, and deletion, do.
+    let (pipelines, writer) = reflector::store();
+    let trigger = watcher(api::<Guarded>(client, namespace), watcher::Config::default())
+        .default_backoff()
+        .modify(|pipeline| pipeline.managed_fields_mut().clear())
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(predicates::generation, Default::default());
+    let controller = Controller::for_stream(trigger, pipelines);
+
+    let (secrets, stream) = children(client, namespace);
+    let controller = controller.owns_stream(stream);
+    let (config_maps, stream) = children(client, namespace);
+    let controller = controller.owns_stream(stream);
+    let (services, stream) = children(client, namespace);
+    let controller = controller.owns_stream(stream);
+    let (pod_disruption_budgets, stream) = children(client, namespace);
+    let controller = controller.owns_stream(stream);
+    let (stateful_sets, stream) = children(client, namespace);
+    let controller = controller.owns_stream(stream);
+    let (deployments, stream) = children(client, namespace);
+    let controller = controller.owns_stream(stream);
+    let (pods, stream) = children::<Pod>(client, namespace);
+    let controller = controller.watches_stream(stream, |pod| {
+        let namespace = pod.namespace()?;
+        Some(ObjectRef::new(pod.labels().get(names::INSTANCE)?).within(&namespace))
+    });
+    let stores = Stores { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, pods };
+    (controller, stores)
+}
+
+fn api<K>(client: &Client, namespace: &str) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    if namespace.is_empty() { Api::all(client.clone()) } else { Api::namespaced(client.clone(), namespace) }
+}
+
+fn children<K>(client: &Client, namespace: &str) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash,
+{
+    let (reader, writer) = reflector::store();
+    let selector = format!("{}={}", names::MANAGED_BY, names::MANAGER);
+    let stream = watcher(api::<K>(client, namespace), watcher::Config::default().labels(&selector))
+        .default_backoff()
+        // Managed fields are half of an object's size and nobody here reads them.
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
+        .touched_objects();
+    (reader, stream.boxed())
+}
+
+impl Stores {
+    /// Waits until each store holds the first full list: before that, absence proves nothing.
+    pub async fn ready(&self) {
+        // A dropped writer means the process is ending; there is nothing left to wait for.
+        let Self { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, pods } = self;
+        drop(futures::join!(
+            secrets.wait_until_ready(),
+            config_maps.wait_until_ready(),
+            services.wait_until_ready(),
+            pod_disruption_budgets.wait_until_ready(),
+            stateful_sets.wait_until_ready(),
+            deployments.wait_until_ready(),
+            pods.wait_until_ready(),
+        ));
+    }
+}

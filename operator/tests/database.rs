@@ -1,0 +1,355 @@
+//! The replica set is made and looked after on three real members that were started with nothing but a key file.
+//! Rule: re-runnable; the first run on new members initiates them, every later one finds them as they have to be.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use mongodb::Client;
+use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
+use mongodb::options::ClientOptions;
+use operator::database::decision::{Step, next_step};
+use operator::database::windows::latest_windows;
+use operator::database::{
+    Account, Credentials, ELECTION_TIMEOUT_MILLIS, Report, Wanted, client, connection_string,
+    converge,
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// The tests share one replica set, and one of them changes a password.
+static SET: Mutex<()> = Mutex::const_new(());
+
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run `make test`, it starts the servers"))
+}
+
+fn account(name: &str, password: &str) -> Account {
+    Account {
+        name: name.to_owned(),
+        password: password.to_owned(),
+    }
+}
+
+async fn set() -> (MutexGuard<'static, ()>, Wanted, Credentials) {
+    let guard = SET.lock().await;
+    let wanted = Wanted {
+        set: "rs0".to_owned(),
+        members: variable("STOCK_TEST_MONGODB_MEMBERS")
+            .split(',')
+            .map(str::to_owned)
+            .collect(),
+        database: "stockmarket".to_owned(),
+        election_timeout_millis: ELECTION_TIMEOUT_MILLIS,
+    };
+    let credentials = Credentials {
+        key: std::fs::read_to_string(variable("STOCK_TEST_MONGODB_KEYFILE")).unwrap(),
+        administrator: account("administrator", "only for tests /1"),
+        application: account("application", "only@for:tests/2"),
+        monitoring: account("monitoring", "only for tests 3"),
+    };
+    (guard, wanted, credentials)
+}
+
+async fn until_ready(wanted: &Wanted, credentials: &Credentials) -> Report {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let began = Instant::now();
+        let report = converge(wanted, credentials).await.unwrap();
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "a pass took {:?}",
+            began.elapsed()
+        );
+        if report.ready {
+            return report;
+        }
+        assert!(Instant::now() < deadline, "not ready: {report:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn login(wanted: &Wanted, account: &Account) -> Client {
+    let address = connection_string(
+        &wanted.members,
+        &account.name,
+        &account.password,
+        &wanted.database,
+        &wanted.set,
+    );
+    let mut options = ClientOptions::parse(&address).await.unwrap();
+    options.server_selection_timeout = Some(Duration::from_secs(10));
+    Client::with_options(options).unwrap()
+}
+
+#[tokio::test]
+async fn three_fresh_members_become_one_set_with_a_primary_and_its_users() {
+    let (_guard, wanted, credentials) = set().await;
+    let report = until_ready(&wanted, &credentials).await;
+    assert!(report.writable);
+    assert_eq!(report.members_ready, 3);
+    assert_eq!(report.waiting_for, None);
+    assert!(
+        report
+            .primary
+            .is_some_and(|host| wanted.members.contains(&host))
+    );
+}
+
+#[tokio::test]
+async fn a_set_that_is_as_wanted_is_not_touched() {
+    let (_guard, wanted, credentials) = set().await;
+    until_ready(&wanted, &credentials).await;
+    let before = client::observe(&wanted, &credentials).await;
+    for _ in 0..3 {
+        assert!(converge(&wanted, &credentials).await.unwrap().ready);
+    }
+    let after = client::observe(&wanted, &credentials).await;
+    assert_eq!(next_step(&wanted, &after), Step::Done);
+    assert_eq!(before.config(), after.config());
+}
+
+#[tokio::test]
+async fn acts_that_were_already_done_are_no_errors() {
+    let (_guard, wanted, credentials) = set().await;
+    let report = until_ready(&wanted, &credentials).await;
+    let primary = report.primary.unwrap();
+    let stale = [
+        Step::Initiate {
+            on: wanted.members[0].clone(),
+        },
+        Step::CreateUser {
+            on: primary.clone(),
+            user: operator::database::seen::User::Application,
+        },
+        Step::Reconfigure {
+            on: primary,
+            from_version: 0,
+            change: operator::database::decision::Change::ElectionTimeout(1),
+        },
+    ];
+    for step in stale {
+        client::carry_out(&step, &wanted, &credentials)
+            .await
+            .unwrap();
+    }
+    assert!(converge(&wanted, &credentials).await.unwrap().ready);
+}
+
+#[tokio::test]
+async fn two_operators_at_once_make_one_set() {
+    let (_guard, wanted, credentials) = set().await;
+    let (one, two) = tokio::join!(
+        until_ready(&wanted, &credentials),
+        until_ready(&wanted, &credentials)
+    );
+    assert_eq!(one.primary, two.primary);
+}
+
+#[tokio::test]
+async fn the_application_may_use_its_own_database_and_no_other() {
+    let (_guard, wanted, credentials) = set().await;
+    until_ready(&wanted, &credentials).await;
+    let client = login(&wanted, &credentials.application).await;
+    let own = client.database("stockmarket");
+    let windows = own.collection::<Document>("permissions");
+    windows
+        .create_index(
+            mongodb::IndexModel::builder()
+                .keys(doc! {"company": 1, "_id": -1})
+                .build(),
+        )
+        .await
+        .unwrap();
+    windows.insert_one(doc! {"company": "MSFT"}).await.unwrap();
+    drop(windows.watch().await.unwrap());
+    windows.drop().await.unwrap();
+
+    let other = client.database("other").collection::<Document>("stocks");
+    assert!(other.insert_one(doc! {}).await.is_err());
+    assert!(other.find_one(doc! {}).await.is_err());
+    let administration = client.database("admin");
+    assert!(
+        administration
+            .run_command(doc! {"replSetGetConfig": 1})
+            .await
+            .is_err()
+    );
+    client.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_monitoring_user_reads_figures_and_no_documents() {
+    let (_guard, wanted, credentials) = set().await;
+    until_ready(&wanted, &credentials).await;
+    let client = login(&wanted, &credentials.monitoring).await;
+    client
+        .database("admin")
+        .run_command(doc! {"replSetGetStatus": 1})
+        .await
+        .unwrap();
+    let stocks = client
+        .database("stockmarket")
+        .collection::<Document>("stocks");
+    assert!(stocks.find_one(doc! {}).await.is_err());
+    client.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_new_password_in_the_secret_becomes_the_users_password() {
+    let (_guard, wanted, credentials) = set().await;
+    until_ready(&wanted, &credentials).await;
+    let mut changed = credentials.clone();
+    changed.application.password = format!("changed {}", Timestamp::now());
+    until_ready(&wanted, &changed).await;
+    let client = login(&wanted, &changed.application).await;
+    client
+        .database("stockmarket")
+        .run_command(doc! {"ping": 1})
+        .await
+        .unwrap();
+    client.shutdown().await;
+    let old = login(&wanted, &credentials.application).await;
+    let stocks = old.database("stockmarket").collection::<Document>("stocks");
+    assert!(stocks.find_one(doc! {}).await.is_err());
+    old.shutdown().await;
+    until_ready(&wanted, &credentials).await;
+}
+
+#[tokio::test]
+async fn another_election_timeout_is_set_without_a_new_primary() {
+    let (_guard, mut wanted, credentials) = set().await;
+    let before = until_ready(&wanted, &credentials).await;
+    wanted.election_timeout_millis = 3000;
+    let after = until_ready(&wanted, &credentials).await;
+    assert_eq!(before.primary, after.primary);
+    let seen = client::observe(&wanted, &credentials).await;
+    assert_eq!(seen.config().unwrap().election_timeout_millis, Some(3000));
+    wanted.election_timeout_millis = ELECTION_TIMEOUT_MILLIS;
+    until_ready(&wanted, &credentials).await;
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_reported_as_such_and_never_printed() {
+    let (_guard, wanted, mut credentials) = set().await;
+    credentials.key = "c2VjcmV0LXRoYXQtaXMtd3Jvbmc".to_owned();
+    let report = converge(&wanted, &credentials).await.unwrap();
+    assert!(!report.ready && !report.writable);
+    assert!(
+        report.members.iter().all(|member| member.state == "REFUSED"),
+        "{report:?}"
+    );
+    let text = format!("{report:?} {credentials:?}");
+    assert!(text.contains("key file"), "{text}");
+    assert!(!text.contains("c2VjcmV0"), "{text}");
+    assert!(!text.contains("only"), "{text}");
+}
+
+#[tokio::test]
+async fn a_member_that_is_down_is_data_and_costs_at_most_a_few_seconds() {
+    let (_guard, mut wanted, credentials) = set().await;
+    until_ready(&wanted, &credentials).await;
+    wanted.members.push("127.0.0.1:1".to_owned());
+    let began = Instant::now();
+    let report = converge(&wanted, &credentials).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(report.writable, "the set that exists keeps its users");
+    assert_eq!(report.members_ready, 3);
+    assert!(report.waiting_for.unwrap().contains("127.0.0.1:1"));
+}
+
+#[tokio::test]
+async fn fewer_members_than_the_set_has_are_refused_with_a_remedy() {
+    let (_guard, mut wanted, credentials) = set().await;
+    until_ready(&wanted, &credentials).await;
+    let before = client::observe(&wanted, &credentials).await;
+    let extra = wanted.members.pop().unwrap();
+    let report = loop {
+        let report = converge(&wanted, &credentials).await.unwrap();
+        // The member that is not wanted is not looked at either: when it is the primary, the others only wait for it.
+        if report.primary.is_some() || before.primary() == Some(&extra) {
+            break report;
+        }
+    };
+    assert!(!report.ready);
+    if before.primary() != Some(&extra) {
+        assert!(report.refused && report.waiting_for.unwrap().contains("replicas back to 3"));
+    }
+    wanted.members.push(extra);
+    let after = client::observe(&wanted, &credentials).await;
+    assert_eq!(before.config(), after.config());
+}
+
+#[tokio::test]
+async fn passes_leave_no_connection_behind() {
+    let (_guard, wanted, credentials) = set().await;
+    until_ready(&wanted, &credentials).await;
+    let ours = || {
+        // Sockets of this process: what a leaked monitor would hold.
+        std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
+    };
+    let before = ours();
+    for _ in 0..20 {
+        converge(&wanted, &credentials).await.unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while ours() > before + 3 {
+        assert!(
+            Instant::now() < deadline,
+            "{before} sockets became {}",
+            ours()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_newest_window_of_each_company_is_read() {
+    let (_guard, wanted, credentials) = set().await;
+    let primary = until_ready(&wanted, &credentials).await.primary.unwrap();
+    let client = login(&wanted, &credentials.application).await;
+    let collection = format!("latest_{}", ObjectId::new());
+    let stocks = client
+        .database("stockmarket")
+        .collection::<Document>(&collection);
+    let at = DateTime::from_millis(1_760_000_000_123);
+    for window in 0..3_i64 {
+        stocks
+            .insert_one(doc! {"company": "BRK.B", "avgPrice": 100.25 + window as f64, "window": window, "lastAt": at})
+            .await
+            .unwrap();
+    }
+    // As a program writes it that knows nothing of numbered windows.
+    stocks
+        .insert_one(doc! {"company": "^GSPC", "avgPrice": 7})
+        .await
+        .unwrap();
+    let companies = ["BRK.B", "^GSPC", "NONE"].map(str::to_owned);
+    let latest = latest_windows(
+        &primary,
+        &credentials.application,
+        "stockmarket",
+        &collection,
+        &companies,
+    )
+    .await
+    .unwrap();
+    stocks.drop().await.unwrap();
+    client.shutdown().await;
+    assert_eq!(latest.len(), 2);
+    let ours = &latest["BRK.B"];
+    assert_eq!(
+        (ours.windows, ours.price, ours.at),
+        (
+            Some(3),
+            102.25,
+            Timestamp::from_millisecond(1_760_000_000_123).ok()
+        )
+    );
+    let foreign = &latest["^GSPC"];
+    assert_eq!((foreign.windows, foreign.price), (None, 7.0));
+    assert!(foreign.at.is_some());
+}

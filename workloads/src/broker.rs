@@ -1,0 +1,177 @@
+//! The broker's side of a connection: addresses, connecting, declaring a queue next to programs that declare it differently.
+//! Rule: recovery is a new connection with new channels, made by the caller's loop, so delivery tags die with their channel.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use futures::StreamExt;
+use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
+use tokio::time::timeout;
+use wire::env;
+use wire::queue::{QueueType, TYPE_ARGUMENT};
+
+use crate::settings::{Result, required, without_password, wrong};
+
+/// Seconds; a peer that is silent for about twice as long is dead.
+const HEARTBEAT: u16 = 10;
+/// Bound of one attempt, from the first packet to the open connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes; lapin keeps two buffers of 32 frames, and our messages are far smaller than its default of 128 KiB.
+const FRAME_MAX: u32 = 16 * 1024;
+
+/// Where the broker is: one or more addresses that are tried in turn.
+#[derive(Clone)]
+pub struct Address(Vec<AMQPUri>);
+
+impl Address {
+    /// Reads `RABBITMQ_URL`.
+    ///
+    /// # Errors
+    /// When it is not set or one of its addresses is none.
+    pub fn parse(value: Option<&str>) -> Result<Self> {
+        let example = "set it like amqp://user:password@host:5672/%2f, several separated by commas";
+        let text = required(env::RABBITMQ_URL, value, example)?;
+        text.split(',').map(str::trim).filter(|url| !url.is_empty()).map(|url| {
+            let mut uri: AMQPUri = url.parse().map_err(|error: String| {
+                wrong(env::RABBITMQ_URL, format!("{}; {example}", without_password(&error, url)))
+            })?;
+            // `amqp://host/` names the empty virtual host by the letter of the rule; every client we know means the default one.
+            if uri.vhost.is_empty() {
+                uri.vhost = "/".into();
+            }
+            let query = &mut uri.query;
+            query.heartbeat = Some(query.heartbeat.map_or(HEARTBEAT, |seconds| seconds.clamp(1, HEARTBEAT)));
+            query.frame_max.get_or_insert(FRAME_MAX);
+            Ok(uri)
+        }).collect::<Result<Vec<_>>>().and_then(|uris| {
+            if uris.is_empty() { Err(wrong(env::RABBITMQ_URL, format!("holds no address; {example}"))) } else { Ok(Self(uris)) }
+        })
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.0.iter().map(shown)).finish()
+    }
+}
+
+fn shown(uri: &AMQPUri) -> String {
+    format!("{}://{}:{}/{}", uri.scheme, uri.authority.host, uri.authority.port, uri.vhost)
+}
+
+/// Connects to the first address that answers. `name` is shown by the broker's management page.
+///
+/// # Errors
+/// When none answers; the sentence names each with its cause.
+pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection> {
+    let mut causes = Vec::new();
+    for uri in &address.0 {
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        match timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => causes.push(format!("{}: {error}", shown(uri))),
+            Err(_) => causes.push(format!("{}: no answer within {CONNECT_TIMEOUT:?}", shown(uri))),
+        }
+    }
+    bail!("cannot connect to the broker at {}", causes.join(", "))
+}
+
+/// Resolves when the connection is lost, also while nothing is being sent.
+pub fn lost(connection: &Connection) -> impl Future<Output = anyhow::Error> + use<'_> {
+    let mut events = Box::pin(connection.events_listener());
+    async move {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Error(error) => return anyhow!(error).context("the broker's connection is lost"),
+                Event::ConnectionBlocked(reason) => tracing::warn!("the broker accepts nothing now: {reason}"),
+                Event::ConnectionUnblocked => tracing::info!("the broker accepts messages again"),
+                _ => {}
+            }
+        }
+        anyhow!("the broker's connection has ended")
+    }
+}
+
+/// Whether a queue is as we would have made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declared {
+    /// As declared.
+    AsOurs,
+    /// Another program made it with other properties; it is used as it is.
+    AsFound,
+}
+
+/// Opens a channel on which the queue is known to exist.
+///
+/// A broker answers a declare with other properties by 406 and closes the channel; then the queue is taken as it is.
+///
+/// # Errors
+/// When the broker refuses for another reason or the connection is lost.
+pub async fn open(connection: &Connection, queue: &str, kind: QueueType) -> anyhow::Result<(Channel, Declared)> {
+    let channel = connection.create_channel().await.context("cannot open a channel")?;
+    let mut arguments = FieldTable::default();
+    arguments.insert(TYPE_ARGUMENT.into(), AMQPValue::LongString(kind.as_str().into()));
+    match channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await {
+        Ok(_) => Ok((channel, Declared::AsOurs)),
+        Err(error) if is_precondition_failed(&error) => {
+            let channel = connection.create_channel().await.context("cannot open a channel")?;
+            let passive = QueueDeclareOptions::default().passive();
+            channel
+                .queue_declare(queue.into(), passive, FieldTable::default())
+                .await
+                .with_context(|| format!("cannot use queue {queue} as it is"))?;
+            Ok((channel, Declared::AsFound))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot declare queue {queue}")),
+    }
+}
+
+/// The same as [`open`], with publisher confirms switched on.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_for_publishing(
+    connection: &Connection,
+    queue: &str,
+    kind: QueueType,
+) -> anyhow::Result<(Channel, Declared)> {
+    let (channel, declared) = open(connection, queue, kind).await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.context("cannot switch confirms on")?;
+    Ok((channel, declared))
+}
+
+fn is_precondition_failed(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error)
+        if *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_addresses_are_read_and_shown_without_user_or_password() {
+        let address = Address::parse(Some("amqp://u:secret@one:5672/%2f, amqp://u:secret@two/")).unwrap();
+        assert_eq!(format!("{address:?}"), r#"["amqp://one:5672//", "amqp://two:5672//"]"#);
+    }
+
+    #[test]
+    fn the_heartbeat_is_never_slower_than_ours_nor_off() {
+        for (text, seconds) in [("amqp://h", 10), ("amqp://h/%2f?heartbeat=60", 10), ("amqp://h/%2f?heartbeat=0", 1), ("amqp://h/%2f?heartbeat=5", 5)] {
+            assert_eq!(Address::parse(Some(text)).unwrap().0[0].query.heartbeat, Some(seconds), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_address_is_refused_by_name_and_without_its_password() {
+        for text in ["http://u:secret@host", "amqp://u:secret@host:notaport", "secret@host", " , "] {
+            let sentence = Address::parse(Some(text)).unwrap_err().to_string();
+            assert!(sentence.starts_with("RABBITMQ_URL: ") && !sentence.contains("secret"), "{sentence}");
+        }
+    }
+}

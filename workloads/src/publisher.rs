@@ -1,0 +1,93 @@
+//! `stock-publisher`: publishes trades of its companies and does not forget one until the broker has it.
+//! Rule: one connection for all companies; when it is lost, a new one is made for ever and the unconfirmed go out again.
+
+pub mod metrics;
+pub mod outbox;
+pub mod pacer;
+pub mod prices;
+pub mod settings;
+pub mod speaker;
+
+use futures::future::try_join_all;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use self::metrics::Metrics;
+use self::prices::Prices;
+pub use self::settings::{Args, Settings};
+use self::speaker::Speaker;
+use crate::backoff::Backoff;
+use crate::broker;
+use crate::health::{self, Health, Readiness};
+
+/// Publishes until `stop`; health and metrics are served on `listener`.
+///
+/// # Errors
+/// None today: everything that fails is tried again.
+pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::waiting("connecting to the broker");
+    tokio::spawn(health::serve(listener, Health::new(readiness.clone(), registry), stop.clone()));
+    let mut speakers: Vec<Speaker> = settings
+        .companies
+        .iter()
+        .map(|company| {
+            let prices = Prices::new(settings.seed, company, settings.range);
+            Speaker::new(company.clone(), prices, settings.interval, settings.queue_type, metrics.of(company))
+        })
+        .collect();
+    let mut backoff = Backoff::default();
+    while !stop.is_cancelled() {
+        // A stop while connecting ends the attempt; once events are under way, the speakers themselves end in order.
+        let connected = tokio::select! {
+            connected = connect(&settings, &mut speakers) => connected,
+            () = stop.cancelled() => break,
+        };
+        let ended = match connected {
+            Ok((connection, channels)) => {
+                readiness.ready();
+                backoff.reset();
+                tracing::info!("publishing for {} companies", channels.len());
+                session(&connection, channels, &mut speakers, &stop).await
+            }
+            Err(error) => Err(error),
+        };
+        let Err(error) = ended else { break };
+        let pause = backoff.next(rand::random());
+        tracing::warn!("{error:#}; trying again in {pause:.1?}");
+        readiness.not_ready(format!("{error:#}"));
+        metrics.reconnects.inc();
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+async fn connect(settings: &Settings, speakers: &mut [Speaker]) -> anyhow::Result<(lapin::Connection, Vec<lapin::Channel>)> {
+    let connection = broker::connect(&settings.broker, "stock-publisher").await?;
+    let channels = try_join_all(speakers.iter_mut().map(|speaker| speaker.open(&connection))).await?;
+    Ok((connection, channels))
+}
+
+async fn session(
+    connection: &lapin::Connection,
+    channels: Vec<lapin::Channel>,
+    speakers: &mut [Speaker],
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let speaking = speakers.iter_mut().zip(channels).map(|(speaker, channel)| speaker.speak(connection, channel, stop));
+    tokio::select! {
+        spoken = try_join_all(speaking) => spoken?,
+        error = broker::lost(connection) => return Err(error),
+    };
+    // Everything is confirmed; a close that fails takes nothing with it.
+    if let Err(error) = connection.close(200, "stopped".into()).await {
+        tracing::debug!("closing the connection: {error}");
+    }
+    Ok(())
+}

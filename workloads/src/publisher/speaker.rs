@@ -1,0 +1,243 @@
+//! Speaks for one company over one channel: makes events at their pace, sends them in blocks, hears the confirms.
+//! Rule: the outbox decides what is unconfirmed; at most [`WINDOW`] events are, and a new channel starts with all of them.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow};
+use futures::FutureExt;
+use futures::future::{MaybeDone, maybe_done, try_join_all};
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use wire::event::{CONTENT_TYPE, SEQUENCE_HEADER, SOURCE_HEADER};
+use wire::queue::QueueType;
+use wire::{PriceEvent, Symbol};
+
+use super::metrics::CompanyMetrics;
+use super::outbox::{Outbox, Pending};
+use super::pacer::Pacer;
+use super::prices::Prices;
+use crate::backoff::Backoff;
+use crate::broker::{self, Declared};
+
+/// Most events without a confirm.
+pub const WINDOW: usize = 1000;
+/// Events written to the socket together: awaiting each one costs three times the processor time.
+const BLOCK: usize = 500;
+/// How long SIGTERM waits for confirms.
+const LAST_CONFIRMS: Duration = Duration::from_secs(5);
+/// A pace faster than this wakes up at this rhythm and sends what is due; counting from the start keeps the rate exact.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(2);
+const PERSISTENT: u8 = 2;
+
+/// One company's voice; it outlives connections.
+pub struct Speaker {
+    company: Symbol,
+    prices: Prices,
+    interval: f64,
+    queue_type: QueueType,
+    outbox: Outbox,
+    metrics: CompanyMetrics,
+    told: bool,
+    confirms: VecDeque<(u64, MaybeDone<PublisherConfirm>)>,
+}
+
+impl Speaker {
+    /// A new source for this company.
+    #[must_use]
+    pub fn new(company: Symbol, prices: Prices, interval: f64, queue_type: QueueType, metrics: CompanyMetrics) -> Self {
+        let source = format!("{:032x}", rand::random::<u128>());
+        tracing::info!(%company, source, "a new source");
+        let outbox = Outbox::new(source, WINDOW);
+        Self { company, prices, interval, queue_type, outbox, metrics, told: false, confirms: VecDeque::new() }
+    }
+
+    /// Opens the channel. Separate from [`Self::speak`], so that readiness means that every queue is there.
+    ///
+    /// # Errors
+    /// When the broker refuses or the connection is lost.
+    pub async fn open(&mut self, connection: &Connection) -> anyhow::Result<Channel> {
+        let queue = wire::queue::name(&self.company);
+        let (channel, declared) = broker::open_for_publishing(connection, queue, self.queue_type).await?;
+        if declared == Declared::AsFound && !std::mem::replace(&mut self.told, true) {
+            tracing::info!(queue, "another program made the queue with other properties; it is used as it is");
+        }
+        Ok(channel)
+    }
+
+    /// Publishes until `stop`, then waits a bounded time for the last confirms.
+    ///
+    /// # Errors
+    /// When the channel is lost; the outbox keeps what was not confirmed.
+    pub async fn speak(&mut self, connection: &Connection, mut channel: Channel, stop: &CancellationToken) -> anyhow::Result<()> {
+        // Confirms of an earlier channel never come; their events are all still in the outbox.
+        self.confirms.clear();
+        let unconfirmed = self.outbox.take_all();
+        self.send_again(&channel, unconfirmed).await?;
+        let mut backoff = Backoff::default();
+        let start = Instant::now();
+        let mut pacer = Pacer::new(self.interval);
+        while !stop.is_cancelled() {
+            self.hear()?;
+            if self.outbox.has_refused() {
+                // Only when nothing is under way can an old confirm not be taken for the new sending.
+                self.hear_all(Instant::now() + LAST_CONFIRMS).await?;
+                sleep(backoff.next(rand::random())).await;
+                channel = self.open(connection).await?;
+                let refused = self.outbox.take_refused();
+                self.send_again(&channel, refused).await?;
+                continue;
+            }
+            let due = if self.may_send() { pacer.take(start.elapsed(), self.outbox.room().min(BLOCK)) } else { 0 };
+            if due > 0 {
+                backoff.reset();
+                self.send_new(&channel, due).await?;
+                // Sending may never really wait; the others of this thread must get their turn.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let wake = pacer.next().filter(|_| self.may_send()).map(|next| (start + next).max(Instant::now() + SHORTEST_SLEEP));
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = async { match wake { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
+                () = Self::next_confirm(&mut self.confirms, self.interval == 0.0) => {}
+            }
+        }
+        self.hear_all(Instant::now() + LAST_CONFIRMS).await?;
+        if !self.outbox.is_empty() {
+            tracing::warn!(company = %self.company, "stopping with {} unconfirmed events", self.outbox.len());
+        }
+        Ok(())
+    }
+
+    /// Without a pace, sending waits for room for a whole block: small blocks cost more than they bring.
+    fn may_send(&self) -> bool {
+        self.outbox.room() >= if self.interval == 0.0 { BLOCK.min(WINDOW) } else { 1 }
+    }
+
+    /// Waits for a confirm, and leaves it to [`Self::hear`]. With many under way, waiting for one in the middle
+    /// wakes up once for a block instead of once for each.
+    async fn next_confirm(confirms: &mut VecDeque<(u64, MaybeDone<PublisherConfirm>)>, in_blocks: bool) {
+        let index = if in_blocks { confirms.len().saturating_sub(WINDOW - BLOCK + 1) } else { 0 };
+        match confirms.get_mut(index) {
+            Some((_, confirm)) => confirm.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes the confirms that are there, without waiting.
+    fn hear(&mut self) -> anyhow::Result<()> {
+        while let Some((sequence, confirm)) = self.confirms.front_mut() {
+            if confirm.now_or_never().is_none() {
+                break;
+            }
+            let heard = (*sequence, Pin::new(confirm).take_output());
+            self.confirms.pop_front();
+            self.judge(heard)?;
+        }
+        self.metrics.unconfirmed.set(self.outbox.len() as i64);
+        Ok(())
+    }
+
+    /// Takes every confirm that is under way.
+    async fn hear_all(&mut self, deadline: Instant) -> anyhow::Result<()> {
+        while let Some((sequence, confirm)) = self.confirms.front_mut() {
+            if timeout_at(deadline, &mut *confirm).await.is_err() {
+                return Err(anyhow!("the broker confirmed nothing for {LAST_CONFIRMS:?}"));
+            }
+            let heard = (*sequence, Pin::new(confirm).take_output());
+            self.confirms.pop_front();
+            self.judge(heard)?;
+        }
+        self.metrics.unconfirmed.set(self.outbox.len() as i64);
+        Ok(())
+    }
+
+    fn judge(&mut self, (sequence, heard): (u64, Option<lapin::Result<Confirmation>>)) -> anyhow::Result<()> {
+        let confirmation = heard.transpose().context("the channel was lost before its confirms came")?;
+        let (acked, returned) = match confirmation {
+            Some(Confirmation::Ack(returned)) => (true, returned),
+            Some(Confirmation::Nack(returned)) => (false, returned),
+            Some(Confirmation::NotRequested) | None => return Err(anyhow!("the channel confirms nothing")),
+        };
+        // lapin hands a returned message to whichever confirm comes next, so the message itself must say which it is.
+        if let Some(message) = returned {
+            let number = sequence_of(&message.delivery.properties).context("the broker returned a message that is not ours")?;
+            let at = message.delivery.properties.timestamp().unwrap_or_default();
+            self.refuse(Pending { sequence: number, body: message.delivery.data, at });
+        }
+        if acked {
+            if self.outbox.confirm(sequence) {
+                self.metrics.confirmed.inc();
+            }
+        } else if let Some(pending) = self.outbox.get(sequence).cloned() {
+            self.refuse(pending);
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, pending: Pending) {
+        if !self.outbox.has_refused() {
+            tracing::warn!(company = %self.company, sequence = pending.sequence, "the broker refused an event, sending it again");
+        }
+        self.metrics.refused.inc();
+        self.outbox.refuse(pending);
+    }
+
+    async fn send_new(&mut self, channel: &Channel, count: usize) -> anyhow::Result<()> {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let mut block = Vec::with_capacity(count);
+        for (event_type, price) in self.prices.by_ref().take(count) {
+            let event = PriceEvent { company: self.company.as_str().into(), event_type, price };
+            block.push(self.outbox.add(serde_json::to_vec(&event)?, at));
+        }
+        self.metrics.published.inc_by(count as u64);
+        self.send(channel, &block).await
+    }
+
+    async fn send_again(&mut self, channel: &Channel, pending: Vec<Pending>) -> anyhow::Result<()> {
+        if !pending.is_empty() {
+            tracing::info!(company = %self.company, "sending {} unconfirmed events again", pending.len());
+            self.metrics.resent.inc_by(pending.len() as u64);
+        }
+        for block in pending.chunks(BLOCK) {
+            self.send(channel, block).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, channel: &Channel, block: &[Pending]) -> anyhow::Result<()> {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let queue = wire::queue::name(&self.company);
+        let source = self.outbox.source();
+        let sent = try_join_all(block.iter().map(|pending| {
+            channel.basic_publish("".into(), queue.into(), options, &pending.body, properties(source, pending))
+        }));
+        let confirms = sent.await.context("cannot publish")?;
+        self.confirms.extend(block.iter().map(|pending| pending.sequence).zip(confirms.into_iter().map(maybe_done)));
+        Ok(())
+    }
+}
+
+fn properties(source: &str, pending: &Pending) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert(SOURCE_HEADER.into(), AMQPValue::LongString(source.into()));
+    headers.insert(SEQUENCE_HEADER.into(), AMQPValue::LongLongInt(pending.sequence as i64));
+    BasicProperties::default()
+        .with_content_type(CONTENT_TYPE.into())
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(format!("{source}-{}", pending.sequence).into())
+        .with_timestamp(pending.at)
+        .with_headers(headers)
+}
+
+fn sequence_of(properties: &BasicProperties) -> Option<u64> {
+    match properties.headers().as_ref()?.inner().get(SEQUENCE_HEADER)? {
+        AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
