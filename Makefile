@@ -43,7 +43,7 @@ images: ## build the images of operator and workloads and print their compressed
 	@e2e/images/build-project
 
 crd: ## write crds/ and the chart's copy anew from the Rust types
-	cargo run --quiet --locked --package stockpipeline-operator -- crd > .crd.new && mv .crd.new crds/stockpipelines.yaml
+	cargo run --quiet --locked --package stockpipeline-operator -- crd > .crd.new && mv .crd.new crds/stockpipelines.yaml && cp crds/stockpipelines.yaml charts/stockpipeline/files/stockpipelines.yaml
 
 golden: ## accept what the golden tests build now; read the diff before you commit it
 	INSTA_UPDATE=always cargo test --locked --package stockpipeline-operator --test golden

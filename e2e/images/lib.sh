@@ -19,7 +19,7 @@ declare -A TAG=(
 )
 
 # A storage of our own: what else uses buildah on this machine is not ours to see or to clean.
-build_tool() { buildah --root "$CACHE/buildah" --runroot "$RUN/buildah" --storage-driver overlay "$@"; }
+build_tool() { buildah --root "$CACHE/buildah" --runroot "$CACHE/buildah-run" --storage-driver overlay "$@"; }
 
 # image_key NAME: a hash of all that the image is made from.
 image_key() {

@@ -27,17 +27,17 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &
             BTreeMap::new()
         }
     };
-    let mut writable = false;
+    let mut primary = None;
     match database {
         Ok(report) => {
             let ready = i32::try_from(report.members_ready).unwrap_or(i32::MAX);
             seen.database = Some(System { ready, waiting_for: report.waiting_for });
-            seen.primary = report.primary;
-            writable = report.writable;
+            primary = report.primary.filter(|_| report.writable);
         }
         Err(error) => seen.database = Some(System { ready: 0, waiting_for: Some(error.to_string()) }),
     }
-    if figures && writable {
+    seen.primary.clone_from(&primary);
+    if figures && primary.is_some() {
         let symbols: Vec<String> = plan.companies.iter().map(|company| company.symbol.clone()).collect();
         let latest = windows::latest_windows(
             &plan.database_url(),

@@ -8,6 +8,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::crd::{Broker, Database, Edge, Liveview, StockPipeline, Template};
 use crate::error::Error;
+use crate::broker;
 use crate::database;
 use crate::names;
 use crate::read::{self, Credentials};
@@ -168,5 +169,17 @@ impl Plan {
             wire::env::default::MONGODB_DB,
             read::REPLICA_SET,
         )
+    }
+
+    /// What `crate::broker` looks after.
+    pub fn broker_wanted(&self) -> broker::Wanted {
+        let service = names::part(&self.name, names::Part::Broker);
+        broker::Wanted {
+            management_url: format!("http://{service}.{}.svc:15672", self.namespace),
+            login: broker::Login { user: read::BROKER_USER.into(), password: self.credentials.broker_password.clone() },
+            replicas: self.broker.replicas.unsigned_abs(),
+            queue_type: self.broker.queue_type.into(),
+            companies: self.companies.iter().map(|company| company.symbol.clone()).collect(),
+        }
     }
 }

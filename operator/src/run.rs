@@ -67,10 +67,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         leadership = lease::hold(client.clone(), &lease_namespace, names::MANAGER, &identity) => leadership,
     };
     metrics.leading(true);
-    tracing::info!(identity, "leading");
-
     let ended = lead(client, images, &watch_namespace, &identity, metrics.clone(), &stop, leadership.lost()).await;
     metrics.leading(false);
+    // Given back only now that the last pass has ended.
     leadership.release().await;
     pages_stop.cancel();
     drop(server.await);

@@ -1,1 +1,186 @@
-//! .
+//! Policies and queues on a real broker, through its management interface.
+//! Rule: every test has companies of its own; the policies are the broker's, so the tests that touch them take turns.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use operator::broker::decision::{Seen, next_steps, policies};
+use operator::broker::management::{Management, Policy};
+use operator::broker::{BrokerError, Login, QUORUM_POLICY, Report, Wanted, converge};
+use reqwest::Client;
+use tokio::sync::Mutex;
+use wire::queue::QueueType;
+
+static POLICIES: Mutex<()> = Mutex::const_new(());
+
+/// A broker with companies that no other test and no earlier run has; their queues are removed by `clear`.
+fn wanted(symbols: &[&str]) -> Wanted {
+    let address = std::env::var("STOCK_TEST_MANAGEMENT_URL")
+        .unwrap_or_else(|_| panic!("STOCK_TEST_MANAGEMENT_URL is not set: run `make test`, it starts the servers"));
+    let (login, host) = address.strip_prefix("http://").unwrap().split_once('@').unwrap();
+    let (user, password) = login.split_once(':').unwrap();
+    let suffix = jiff::Timestamp::now().as_microsecond();
+    Wanted {
+        management_url: format!("http://{host}"),
+        login: Login { user: user.to_owned(), password: password.to_owned() },
+        replicas: 1,
+        queue_type: QueueType::Quorum,
+        companies: symbols.iter().map(|symbol| format!("{symbol}-{suffix}")).collect(),
+    }
+}
+
+async fn request(http: &Client, wanted: &Wanted, method: reqwest::Method, path: &str, body: Option<&str>) -> u16 {
+    let mut request = http
+        .request(method, format!("{}/api/{path}", wanted.management_url))
+        .basic_auth(&wanted.login.user, Some(&wanted.login.password));
+    if let Some(body) = body {
+        request = request.body(body.to_owned());
+    }
+    request.send().await.unwrap().status().as_u16()
+}
+
+fn path(company: &str) -> String {
+    format!("queues/%2F/{}", company.replace('^', "%5E").replace('=', "%3D").replace('/', "%2F"))
+}
+
+async fn clear(http: &Client, wanted: &Wanted) {
+    for company in &wanted.companies {
+        assert_eq!(request(http, wanted, reqwest::Method::DELETE, &path(company), None).await, 204);
+    }
+}
+
+fn management<'a>(http: &'a Client, wanted: &'a Wanted) -> Management<'a> {
+    Management { http, url: &wanted.management_url, login: &wanted.login }
+}
+
+async fn look(http: &Client, wanted: &Wanted) -> Seen {
+    let management = management(http, wanted);
+    Seen {
+        nodes: management.nodes().await.unwrap(),
+        policies: management.policies().await.unwrap(),
+        queues: management.queues().await.unwrap(),
+    }
+}
+
+async fn until(http: &Client, wanted: &Wanted, condition: impl Fn(&Report) -> bool) -> Report {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let report = converge(http, wanted).await.unwrap();
+        if condition(&report) {
+            return report;
+        }
+        assert!(Instant::now() < deadline, "{report:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+async fn every_company_gets_its_queue_whatever_its_symbol() {
+    let _guard = POLICIES.lock().await;
+    let http = Client::new();
+    let wanted = wanted(&["MSFT", "BRK.B", "^GSPC", "EURUSD=X", "0700.HK", &"X".repeat(40)]);
+    let first = converge(&http, &wanted).await.unwrap();
+    assert!(first.ready, "{first:?}");
+    assert_eq!((first.nodes_running, first.waiting_for), (1, None));
+    let report = until(&http, &wanted, |report| report.queues.values().all(|queue| queue.ready.is_some())).await;
+    assert_eq!(report.queues.keys().collect::<Vec<_>>(), sorted(&wanted.companies));
+    for queue in report.queues.values() {
+        assert_eq!(queue.queue_type.as_deref(), Some("quorum"));
+        assert_eq!((queue.ready, queue.unacknowledged, queue.consumers), (Some(0), Some(0), Some(0)));
+        assert_eq!((queue.members, queue.online), (Some(1), Some(1)));
+    }
+    clear(&http, &wanted).await;
+}
+
+fn sorted(companies: &[String]) -> Vec<&String> {
+    let mut companies: Vec<_> = companies.iter().collect();
+    companies.sort();
+    companies
+}
+
+#[tokio::test]
+async fn a_changed_and_a_deleted_policy_are_made_right_again() {
+    let _guard = POLICIES.lock().await;
+    let http = Client::new();
+    let wanted = wanted(&[]);
+    converge(&http, &wanted).await.unwrap();
+    let mut drifted = policies()[0].1.clone();
+    drifted.definition.insert("delivery-limit".to_owned(), 20.into());
+    management(&http, &wanted).put_policy(QUORUM_POLICY, &drifted).await.unwrap();
+    assert_eq!(next_steps(&wanted, &look(&http, &wanted).await).len(), 1);
+    converge(&http, &wanted).await.unwrap();
+    let deleted = format!("policies/%2F/{QUORUM_POLICY}");
+    assert_eq!(request(&http, &wanted, reqwest::Method::DELETE, &deleted, None).await, 204);
+    converge(&http, &wanted).await.unwrap();
+    let found: BTreeMap<String, Policy> = look(&http, &wanted).await.policies;
+    for (name, policy) in policies() {
+        assert_eq!(found.get(name), Some(&policy));
+    }
+}
+
+#[tokio::test]
+async fn a_second_pass_has_nothing_to_do() {
+    let _guard = POLICIES.lock().await;
+    let http = Client::new();
+    let wanted = wanted(&["MSFT", "^GSPC"]);
+    converge(&http, &wanted).await.unwrap();
+    // Only steps write, and there is none.
+    assert_eq!(next_steps(&wanted, &look(&http, &wanted).await), []);
+    clear(&http, &wanted).await;
+}
+
+#[tokio::test]
+async fn a_queue_of_a_company_that_left_is_not_deleted() {
+    let _guard = POLICIES.lock().await;
+    let http = Client::new();
+    let with = wanted(&["MSFT", "TSLA"]);
+    converge(&http, &with).await.unwrap();
+    let without = Wanted { companies: with.companies[..1].to_vec(), ..with.clone() };
+    let report = converge(&http, &without).await.unwrap();
+    assert_eq!(report.queues.len(), 1);
+    assert!(look(&http, &with).await.queues.contains_key(&with.companies[1]));
+    clear(&http, &with).await;
+}
+
+#[tokio::test]
+async fn a_queue_another_program_declared_with_another_type_is_named_and_left_alone() {
+    let _guard = POLICIES.lock().await;
+    let http = Client::new();
+    let wanted = wanted(&["MSFT"]);
+    let classic = r#"{"durable":true,"arguments":{"x-queue-type":"classic"}}"#;
+    let declared = request(&http, &wanted, reqwest::Method::PUT, &path(&wanted.companies[0]), Some(classic)).await;
+    assert_eq!(declared, 201);
+    let report = converge(&http, &wanted).await.unwrap();
+    assert!(!report.ready);
+    let reason = report.waiting_for.unwrap();
+    assert!(reason.contains(&wanted.companies[0]) && reason.contains("classic"), "{reason}");
+    clear(&http, &wanted).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_an_error_with_a_remedy_and_never_printed() {
+    let http = Client::new();
+    let mut wanted = wanted(&["MSFT"]);
+    wanted.login.password = "hidden".to_owned();
+    let error = converge(&http, &wanted).await.unwrap_err();
+    assert!(matches!(error, BrokerError::Unauthorized { status: 401, .. }), "{error:?}");
+    let text = format!("{error} {error:?} {wanted:?}");
+    assert!(text.contains("Secret") && !text.contains("hidden"), "{text}");
+}
+
+#[tokio::test]
+async fn a_broker_that_does_not_answer_is_reported_within_seconds() {
+    let http = Client::new();
+    let mut wanted = wanted(&["MSFT"]);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for url in ["http://127.0.0.1:1".to_owned(), format!("http://{}", silent.local_addr().unwrap())] {
+        wanted.management_url = url;
+        let began = Instant::now();
+        let report = converge(&http, &wanted).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(4));
+        assert!(!report.ready && report.queues.is_empty());
+        let reason = report.waiting_for.unwrap();
+        assert!(reason.contains("does not answer"), "{reason}");
+    }
+}

@@ -1,5 +1,6 @@
 //! The replica set is made and looked after on three real members that were started with nothing but a key file.
 //! Rule: re-runnable; the first run on new members initiates them, every later one finds them as they have to be.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,7 @@ use mongodb::options::ClientOptions;
 use operator::database::decision::{Step, next_step};
 use operator::database::windows::latest_windows;
 use operator::database::{
-    Account, Credentials, ELECTION_TIMEOUT_MILLIS, Report, Wanted, client, connection_string,
-    converge,
+    Account, Credentials, ELECTION_TIMEOUT_MILLIS, Report, Wanted, client, connection_string, converge,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -19,25 +19,18 @@ use tokio::sync::{Mutex, MutexGuard};
 static SET: Mutex<()> = Mutex::const_new(());
 
 fn variable(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: run `make test`, it starts the servers"))
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test`, it starts the servers"))
 }
 
 fn account(name: &str, password: &str) -> Account {
-    Account {
-        name: name.to_owned(),
-        password: password.to_owned(),
-    }
+    Account { name: name.to_owned(), password: password.to_owned() }
 }
 
 async fn set() -> (MutexGuard<'static, ()>, Wanted, Credentials) {
     let guard = SET.lock().await;
     let wanted = Wanted {
         set: "rs0".to_owned(),
-        members: variable("STOCK_TEST_MONGODB_MEMBERS")
-            .split(',')
-            .map(str::to_owned)
-            .collect(),
+        members: variable("STOCK_TEST_MONGODB_MEMBERS").split(',').map(str::to_owned).collect(),
         database: "stockmarket".to_owned(),
         election_timeout_millis: ELECTION_TIMEOUT_MILLIS,
     };
@@ -55,11 +48,7 @@ async fn until_ready(wanted: &Wanted, credentials: &Credentials) -> Report {
     loop {
         let began = Instant::now();
         let report = converge(wanted, credentials).await.unwrap();
-        assert!(
-            began.elapsed() < Duration::from_secs(10),
-            "a pass took {:?}",
-            began.elapsed()
-        );
+        assert!(began.elapsed() < Duration::from_secs(10), "a pass took {:?}", began.elapsed());
         if report.ready {
             return report;
         }
@@ -69,13 +58,7 @@ async fn until_ready(wanted: &Wanted, credentials: &Credentials) -> Report {
 }
 
 async fn login(wanted: &Wanted, account: &Account) -> Client {
-    let address = connection_string(
-        &wanted.members,
-        &account.name,
-        &account.password,
-        &wanted.database,
-        &wanted.set,
-    );
+    let address = connection_string(&wanted.members, &account.name, &account.password, &wanted.database, &wanted.set);
     let mut options = ClientOptions::parse(&address).await.unwrap();
     options.server_selection_timeout = Some(Duration::from_secs(10));
     Client::with_options(options).unwrap()
@@ -88,11 +71,7 @@ async fn three_fresh_members_become_one_set_with_a_primary_and_its_users() {
     assert!(report.writable);
     assert_eq!(report.members_ready, 3);
     assert_eq!(report.waiting_for, None);
-    assert!(
-        report
-            .primary
-            .is_some_and(|host| wanted.members.contains(&host))
-    );
+    assert!(report.primary.is_some_and(|host| wanted.members.contains(&host)));
 }
 
 #[tokio::test]
@@ -114,13 +93,8 @@ async fn acts_that_were_already_done_are_no_errors() {
     let report = until_ready(&wanted, &credentials).await;
     let primary = report.primary.unwrap();
     let stale = [
-        Step::Initiate {
-            on: wanted.members[0].clone(),
-        },
-        Step::CreateUser {
-            on: primary.clone(),
-            user: operator::database::seen::User::Application,
-        },
+        Step::Initiate { on: wanted.members[0].clone() },
+        Step::CreateUser { on: primary.clone(), user: operator::database::seen::User::Application },
         Step::Reconfigure {
             on: primary,
             from_version: 0,
@@ -128,9 +102,7 @@ async fn acts_that_were_already_done_are_no_errors() {
         },
     ];
     for step in stale {
-        client::carry_out(&step, &wanted, &credentials)
-            .await
-            .unwrap();
+        client::carry_out(&step, &wanted, &credentials).await.unwrap();
     }
     assert!(converge(&wanted, &credentials).await.unwrap().ready);
 }
@@ -138,10 +110,7 @@ async fn acts_that_were_already_done_are_no_errors() {
 #[tokio::test]
 async fn two_operators_at_once_make_one_set() {
     let (_guard, wanted, credentials) = set().await;
-    let (one, two) = tokio::join!(
-        until_ready(&wanted, &credentials),
-        until_ready(&wanted, &credentials)
-    );
+    let (one, two) = tokio::join!(until_ready(&wanted, &credentials), until_ready(&wanted, &credentials));
     assert_eq!(one.primary, two.primary);
 }
 
@@ -152,14 +121,7 @@ async fn the_application_may_use_its_own_database_and_no_other() {
     let client = login(&wanted, &credentials.application).await;
     let own = client.database("stockmarket");
     let windows = own.collection::<Document>("permissions");
-    windows
-        .create_index(
-            mongodb::IndexModel::builder()
-                .keys(doc! {"company": 1, "_id": -1})
-                .build(),
-        )
-        .await
-        .unwrap();
+    windows.create_index(mongodb::IndexModel::builder().keys(doc! {"company": 1, "_id": -1}).build()).await.unwrap();
     windows.insert_one(doc! {"company": "MSFT"}).await.unwrap();
     drop(windows.watch().await.unwrap());
     windows.drop().await.unwrap();
@@ -168,12 +130,7 @@ async fn the_application_may_use_its_own_database_and_no_other() {
     assert!(other.insert_one(doc! {}).await.is_err());
     assert!(other.find_one(doc! {}).await.is_err());
     let administration = client.database("admin");
-    assert!(
-        administration
-            .run_command(doc! {"replSetGetConfig": 1})
-            .await
-            .is_err()
-    );
+    assert!(administration.run_command(doc! {"replSetGetConfig": 1}).await.is_err());
     client.shutdown().await;
 }
 
@@ -182,14 +139,8 @@ async fn the_monitoring_user_reads_figures_and_no_documents() {
     let (_guard, wanted, credentials) = set().await;
     until_ready(&wanted, &credentials).await;
     let client = login(&wanted, &credentials.monitoring).await;
-    client
-        .database("admin")
-        .run_command(doc! {"replSetGetStatus": 1})
-        .await
-        .unwrap();
-    let stocks = client
-        .database("stockmarket")
-        .collection::<Document>("stocks");
+    client.database("admin").run_command(doc! {"replSetGetStatus": 1}).await.unwrap();
+    let stocks = client.database("stockmarket").collection::<Document>("stocks");
     assert!(stocks.find_one(doc! {}).await.is_err());
     client.shutdown().await;
 }
@@ -202,11 +153,7 @@ async fn a_new_password_in_the_secret_becomes_the_users_password() {
     changed.application.password = format!("changed {}", Timestamp::now());
     until_ready(&wanted, &changed).await;
     let client = login(&wanted, &changed.application).await;
-    client
-        .database("stockmarket")
-        .run_command(doc! {"ping": 1})
-        .await
-        .unwrap();
+    client.database("stockmarket").run_command(doc! {"ping": 1}).await.unwrap();
     client.shutdown().await;
     let old = login(&wanted, &credentials.application).await;
     let stocks = old.database("stockmarket").collection::<Document>("stocks");
@@ -234,10 +181,7 @@ async fn a_wrong_key_is_reported_as_such_and_never_printed() {
     credentials.key = "c2VjcmV0LXRoYXQtaXMtd3Jvbmc".to_owned();
     let report = converge(&wanted, &credentials).await.unwrap();
     assert!(!report.ready && !report.writable);
-    assert!(
-        report.members.iter().all(|member| member.state == "REFUSED"),
-        "{report:?}"
-    );
+    assert!(report.members.iter().all(|member| member.state == "REFUSED"), "{report:?}");
     let text = format!("{report:?} {credentials:?}");
     assert!(text.contains("key file"), "{text}");
     assert!(!text.contains("c2VjcmV0"), "{text}");
@@ -248,13 +192,16 @@ async fn a_wrong_key_is_reported_as_such_and_never_printed() {
 async fn a_member_that_is_down_is_data_and_costs_at_most_a_few_seconds() {
     let (_guard, mut wanted, credentials) = set().await;
     until_ready(&wanted, &credentials).await;
-    wanted.members.push("127.0.0.1:1".to_owned());
+    // It takes the connection and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_host = silent.local_addr().unwrap().to_string();
+    wanted.members.push(silent_host.clone());
     let began = Instant::now();
     let report = converge(&wanted, &credentials).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(5));
     assert!(report.writable, "the set that exists keeps its users");
     assert_eq!(report.members_ready, 3);
-    assert!(report.waiting_for.unwrap().contains("127.0.0.1:1"));
+    assert!(report.waiting_for.unwrap().contains(&silent_host));
 }
 
 #[tokio::test]
@@ -263,17 +210,9 @@ async fn fewer_members_than_the_set_has_are_refused_with_a_remedy() {
     until_ready(&wanted, &credentials).await;
     let before = client::observe(&wanted, &credentials).await;
     let extra = wanted.members.pop().unwrap();
-    let report = loop {
-        let report = converge(&wanted, &credentials).await.unwrap();
-        // The member that is not wanted is not looked at either: when it is the primary, the others only wait for it.
-        if report.primary.is_some() || before.primary() == Some(&extra) {
-            break report;
-        }
-    };
-    assert!(!report.ready);
-    if before.primary() != Some(&extra) {
-        assert!(report.refused && report.waiting_for.unwrap().contains("replicas back to 3"));
-    }
+    let report = converge(&wanted, &credentials).await.unwrap();
+    assert!(report.refused && report.writable && !report.ready);
+    assert!(report.waiting_for.unwrap().contains("replicas back to 3"));
     wanted.members.push(extra);
     let after = client::observe(&wanted, &credentials).await;
     assert_eq!(before.config(), after.config());
@@ -297,11 +236,7 @@ async fn passes_leave_no_connection_behind() {
     }
     let deadline = Instant::now() + Duration::from_secs(10);
     while ours() > before + 3 {
-        assert!(
-            Instant::now() < deadline,
-            "{before} sockets became {}",
-            ours()
-        );
+        assert!(Instant::now() < deadline, "{before} sockets became {}", ours());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -309,12 +244,10 @@ async fn passes_leave_no_connection_behind() {
 #[tokio::test]
 async fn the_newest_window_of_each_company_is_read() {
     let (_guard, wanted, credentials) = set().await;
-    let primary = until_ready(&wanted, &credentials).await.primary.unwrap();
+    until_ready(&wanted, &credentials).await;
     let client = login(&wanted, &credentials.application).await;
     let collection = format!("latest_{}", ObjectId::new());
-    let stocks = client
-        .database("stockmarket")
-        .collection::<Document>(&collection);
+    let stocks = client.database("stockmarket").collection::<Document>(&collection);
     let at = DateTime::from_millis(1_760_000_000_123);
     for window in 0..3_i64 {
         stocks
@@ -323,33 +256,25 @@ async fn the_newest_window_of_each_company_is_read() {
             .unwrap();
     }
     // As a program writes it that knows nothing of numbered windows.
-    stocks
-        .insert_one(doc! {"company": "^GSPC", "avgPrice": 7})
-        .await
-        .unwrap();
+    stocks.insert_one(doc! {"company": "^GSPC", "avgPrice": 7}).await.unwrap();
     let companies = ["BRK.B", "^GSPC", "NONE"].map(str::to_owned);
-    let latest = latest_windows(
-        &primary,
-        &credentials.application,
-        "stockmarket",
-        &collection,
-        &companies,
-    )
-    .await
-    .unwrap();
+    let address = connection_string(
+        &wanted.members,
+        &credentials.application.name,
+        &credentials.application.password,
+        &wanted.database,
+        &wanted.set,
+    );
+    let latest = latest_windows(&address, "stockmarket", &collection, &companies).await.unwrap();
     stocks.drop().await.unwrap();
     client.shutdown().await;
     assert_eq!(latest.len(), 2);
     let ours = &latest["BRK.B"];
     assert_eq!(
         (ours.windows, ours.price, ours.at),
-        (
-            Some(3),
-            102.25,
-            Timestamp::from_millisecond(1_760_000_000_123).ok()
-        )
+        (Some(3), 102.25, Timestamp::from_millisecond(1_760_000_000_123).unwrap())
     );
     let foreign = &latest["^GSPC"];
     assert_eq!((foreign.windows, foreign.price), (None, 7.0));
-    assert!(foreign.at.is_some());
+    assert!(foreign.at <= Timestamp::now());
 }

@@ -20,9 +20,16 @@ impl Backoff {
         doubled.mul_f64(1.0 - random.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// Forgets the failures, after a success.
+    /// Forgets the failures after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
+    }
+
+    /// Forgets the failures when what failed had worked for a while. A connection that dies at once is no success.
+    pub fn reset_after(&mut self, worked: Duration) {
+        if worked > 2 * LONGEST {
+            self.reset();
+        }
     }
 }
 
@@ -36,7 +43,9 @@ mod tests {
         let pauses: Vec<u128> = (0..8).map(|_| backoff.next(0.0).as_millis()).collect();
         assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         assert_eq!(backoff.next(1.0).as_millis(), 2500);
-        backoff.reset();
+        backoff.reset_after(Duration::from_secs(1));
+        assert_eq!(backoff.next(0.0).as_millis(), 5000);
+        backoff.reset_after(Duration::from_secs(11));
         assert_eq!(backoff.next(0.0).as_millis(), 100);
     }
 }

@@ -18,33 +18,52 @@ use crate::settings::Port;
 
 /// Whether the process does its work, and if not, what it waits for. Clones share the state.
 #[derive(Clone, Debug)]
-pub struct Readiness(Arc<Mutex<Option<String>>>);
+pub struct Readiness(Arc<Mutex<Condition>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Condition {
+    Ready,
+    Waiting(String),
+    Stopping,
+}
 
 impl Readiness {
     /// Not ready, because of `reason`.
     #[must_use]
     pub fn waiting(reason: &str) -> Self {
-        Self(Arc::new(Mutex::new(Some(reason.to_owned()))))
+        Self(Arc::new(Mutex::new(Condition::Waiting(reason.to_owned()))))
     }
 
     /// The process works.
     pub fn ready(&self) {
-        self.set(None);
+        self.set(Condition::Ready);
     }
 
     /// The process does not work, because of `reason`.
     pub fn not_ready(&self, reason: impl Into<String>) {
-        self.set(Some(reason.into()));
+        self.set(Condition::Waiting(reason.into()));
+    }
+
+    /// The process ends; nothing makes it ready again.
+    pub fn stopping(&self) {
+        self.set(Condition::Stopping);
     }
 
     /// Why the process is not ready; `None` when it is.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Condition::Ready => None,
+            Condition::Waiting(reason) => Some(reason.clone()),
+            Condition::Stopping => Some("stopping".to_owned()),
+        }
     }
 
-    fn set(&self, reason: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    fn set(&self, condition: Condition) {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *current != Condition::Stopping {
+            *current = condition;
+        }
     }
 }
 
@@ -121,5 +140,23 @@ pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToke
     let served = axum::serve(listener, health.router()).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!("the health endpoints ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_stops_never_becomes_ready_again() {
+        let readiness = Readiness::waiting("connecting");
+        assert_eq!(readiness.reason().as_deref(), Some("connecting"));
+        readiness.ready();
+        assert_eq!(readiness.reason(), None);
+        readiness.not_ready("lost");
+        assert_eq!(readiness.reason().as_deref(), Some("lost"));
+        readiness.stopping();
+        readiness.ready();
+        assert_eq!(readiness.reason().as_deref(), Some("stopping"));
     }
 }

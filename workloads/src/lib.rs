@@ -13,10 +13,10 @@
 
 pub mod backoff;
 pub mod broker;
-//C pub mod consumer;
+pub mod consumer;
 pub mod database;
 pub mod health;
-//L pub mod liveview;
+pub mod liveview;
 pub mod program;
 pub mod publisher;
 pub mod settings;

@@ -11,7 +11,7 @@ pub mod speaker;
 use futures::future::try_join_all;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::metrics::Metrics;
@@ -41,6 +41,7 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
         .collect();
     let mut backoff = Backoff::default();
     while !stop.is_cancelled() {
+        let started = Instant::now();
         // A stop while connecting ends the attempt; once events are under way, the speakers themselves end in order.
         let connected = tokio::select! {
             connected = connect(&settings, &mut speakers) => connected,
@@ -49,13 +50,13 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
         let ended = match connected {
             Ok((connection, channels)) => {
                 readiness.ready();
-                backoff.reset();
                 tracing::info!("publishing for {} companies", channels.len());
                 session(&connection, channels, &mut speakers, &stop).await
             }
             Err(error) => Err(error),
         };
         let Err(error) = ended else { break };
+        backoff.reset_after(started.elapsed());
         let pause = backoff.next(rand::random());
         tracing::warn!("{error:#}; trying again in {pause:.1?}");
         readiness.not_ready(format!("{error:#}"));
@@ -69,7 +70,9 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
 }
 
 async fn connect(settings: &Settings, speakers: &mut [Speaker]) -> anyhow::Result<(lapin::Connection, Vec<lapin::Channel>)> {
-    let connection = broker::connect(&settings.broker, "stock-publisher").await?;
+    let companies: Vec<&str> = settings.companies.iter().map(wire::Symbol::as_str).collect();
+    let name: String = format!("stock-publisher {}", companies.join(",")).chars().take(200).collect();
+    let connection = broker::connect(&settings.broker, &name).await?;
     let channels = try_join_all(speakers.iter_mut().map(|speaker| speaker.open(&connection))).await?;
     Ok((connection, channels))
 }

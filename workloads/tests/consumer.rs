@@ -1,1 +1,252 @@
-//! Filled in below.
+//! The consumer against a real broker and a real database.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use mongodb::bson::doc;
+use support::{Broker, Database, Running, close_connections, company, eventually, mongodb, rabbitmq, socket};
+use tokio_util::sync::CancellationToken;
+use wire::Symbol;
+use wire::queue::dead_letters;
+use workloads::consumer::{self, Args, Settings};
+use workloads::database::DatabaseArgs;
+
+async fn start(company: &Symbol, database: &Database, batch_size: u32) -> Running {
+    let args = Args {
+        queue_name: Some(company.to_string()),
+        rabbitmq_url: Some(rabbitmq()),
+        database: DatabaseArgs {
+            mongodb_url: Some(mongodb()),
+            mongodb_db: Some(database.name.clone()),
+            ..DatabaseArgs::default()
+        },
+        batch_size: Some(batch_size.to_string()),
+        pod_name: Some("consumer-under-test".into()),
+        ..Args::default()
+    };
+    let settings = Settings::parse(&args).await.unwrap();
+    let listener = socket().await;
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(consumer::run(settings, listener, stop.clone()));
+    Running { stop, task, url }
+}
+
+fn prices(count: usize) -> Vec<f64> {
+    (0..count).map(|index| (5000 + (index * 7919) % 50_000) as f64 / 100.0).collect()
+}
+
+#[tokio::test]
+async fn a_backlog_of_22_000_drains_to_22_windows_with_the_right_averages() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("BACKLOG"));
+    broker.declare(company.as_str()).await;
+    let prices = prices(22_000);
+    broker.publish_prices(&company, &prices).await;
+    let running = start(&company, &database, 1000).await;
+    let windows = database.wait_for(&company, 22).await;
+    for (number, (window, prices)) in windows.iter().zip(prices.chunks(1000)).enumerate() {
+        let cents: i64 = prices.iter().map(|price| (price * 100.0).round() as i64).sum();
+        assert_eq!(window.get_f64("avgPrice").unwrap(), ((cents * 2 + 1000) / 2000) as f64 / 100.0);
+        assert_eq!(window.get_i64("window").unwrap(), number as i64);
+        assert_eq!((window.get_i64("count").unwrap(), window.get_i64("unsequenced").unwrap()), (1000, 1000));
+        assert_eq!((window.get_f64("open").unwrap(), window.get_f64("close").unwrap()), (prices[0], prices[999]));
+        assert!(window.get_str("writer").unwrap().starts_with("consumer-under-test/"));
+    }
+    eventually("the metric", async || (running.metric("stock_consumer_windows_total").await == 22.0).then_some(())).await;
+    assert_eq!(running.metric("stock_consumer_events_stored_total").await, 22_000.0);
+    running.end().await;
+    assert_eq!(database.of(&company).await.len(), 22);
+    assert_eq!(broker.count(company.as_str()).await, Some(0));
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_dies_at_any_moment_loses_no_event() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("KILLED"));
+    broker.declare(company.as_str()).await;
+    // With windows of one event, each document is one event, and the set tells what is missing.
+    let prices: Vec<f64> = (1..=400).map(f64::from).collect();
+    broker.publish_prices(&company, &prices).await;
+    for round in 1..=6 {
+        let running = start(&company, &database, 1).await;
+        // The insert is seen before its acknowledgement is sent, so most of these deaths fall between the two.
+        database.wait_for(&company, round * 40).await;
+        running.task.abort();
+    }
+    let running = start(&company, &database, 1).await;
+    let stored = eventually("every event", async || {
+        let stored: BTreeSet<i64> =
+            database.of(&company).await.iter().map(|window| window.get_f64("avgPrice").unwrap() as i64).collect();
+        (stored.len() == prices.len()).then_some(stored)
+    })
+    .await;
+    assert_eq!(stored, (1..=400).collect());
+    let numbers: Vec<i64> = database.of(&company).await.iter().map(|window| window.get_i64("window").unwrap()).collect();
+    assert_eq!(numbers, (0..numbers.len() as i64).collect::<Vec<_>>(), "the order of _id is the order of windows");
+    running.end().await;
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_an_event_goes_to_the_dead_letters_with_its_reason_and_the_consumer_lives_on() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("DEAD"));
+    broker.declare(company.as_str()).await;
+    let mut headers = FieldTable::default();
+    headers.insert("mine".into(), AMQPValue::LongInt(7));
+    let properties = BasicProperties::default().with_headers(headers).with_message_id("original".into());
+    broker.publish_with(company.as_str(), "hello", properties).await;
+    broker.publish_prices(&company, &[1.0]).await;
+    broker.publish(company.as_str(), r#"{"company":"OTHER","eventType":"buy","price":1}"#).await;
+    broker.publish(company.as_str(), r#"{"price":"cheap"}"#).await;
+    broker.publish_prices(&company, &[3.0]).await;
+    let running = start(&company, &database, 2).await;
+    let windows = database.wait_for(&company, 1).await;
+    assert_eq!(windows[0].get_f64("avgPrice").unwrap(), 2.0);
+    let queue = dead_letters(&company);
+    eventually("three dead letters", async || (broker.count(&queue).await == Some(3)).then_some(())).await;
+    let letters = broker.drain(&queue).await;
+    let seen: BTreeSet<(String, String)> = letters
+        .iter()
+        .map(|letter| {
+            let headers = letter.properties.headers().as_ref().unwrap().inner();
+            let text = |name: &str| match &headers[name] {
+                AMQPValue::LongString(text) => text.to_string(),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(text("x-queue"), company.as_str());
+            (text("x-reason"), String::from_utf8(letter.data.clone()).unwrap())
+        })
+        .collect();
+    let expected = [
+        ("not_json", "hello"),
+        ("wrong_company", r#"{"company":"OTHER","eventType":"buy","price":1}"#),
+        ("not_an_event", r#"{"price":"cheap"}"#),
+    ];
+    assert_eq!(seen, expected.map(|(reason, body)| (reason.to_owned(), body.to_owned())).into());
+    let original = letters.iter().find(|letter| letter.data == b"hello").unwrap();
+    assert_eq!(original.properties.message_id().as_ref().unwrap().as_str(), "original");
+    assert_eq!(original.properties.headers().as_ref().unwrap().inner()["mine"], AMQPValue::LongInt(7));
+    for reason in ["not_json", "wrong_company", "not_an_event"] {
+        assert_eq!(running.metric(&format!("stock_consumer_dead_lettered_total{{reason=\"{reason}\"}}")).await, 1.0);
+    }
+    running.end().await;
+    assert_eq!(broker.count(company.as_str()).await, Some(0), "all of it is acknowledged");
+    broker.delete(company.as_str()).await;
+    broker.delete(&queue).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_queue_of_nothing_but_nonsense_is_emptied_although_no_window_ever_fills() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("NONSENSE"));
+    broker.declare(company.as_str()).await;
+    for _ in 0..50 {
+        broker.publish(company.as_str(), "nonsense").await;
+    }
+    // The prefetch is 4 here: without acknowledgements the fifth would never be seen.
+    let running = start(&company, &database, 2).await;
+    eventually("fifty dead letters", async || (broker.count(&dead_letters(&company)).await == Some(50)).then_some(())).await;
+    running.end().await;
+    assert_eq!(broker.count(company.as_str()).await, Some(0));
+    broker.delete(company.as_str()).await;
+    broker.delete(&dead_letters(&company)).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_a_foreign_program_made_is_used_as_it_is() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("FOREIGN"));
+    broker.channel.queue_declare(company.as_str().into(), QueueDeclareOptions::default(), FieldTable::default()).await.unwrap();
+    broker.publish_prices(&company, &[1.0, 2.0]).await;
+    let running = start(&company, &database, 2).await;
+    assert_eq!(database.wait_for(&company, 1).await[0].get_f64("avgPrice").unwrap(), 1.5);
+    assert_eq!(running.metric("stock_consumer_reconnects_total").await, 0.0);
+    running.end().await;
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_connection_closed_by_an_administrator_is_made_anew_and_no_event_is_lost() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("CLOSED"));
+    broker.declare(company.as_str()).await;
+    let running = start(&company, &database, 3).await;
+    running.ready().await;
+    broker.publish_prices(&company, &[1.0, 2.0]).await;
+    eventually("two events taken", async || (running.metric("stock_consumer_window_events").await == 2.0).then_some(())).await;
+    close_connections(&format!("stock-consumer {company}")).await;
+    broker.publish_prices(&company, &[6.0]).await;
+    assert_eq!(database.wait_for(&company, 1).await[0].get_f64("avgPrice").unwrap(), 3.0);
+    assert!(running.metric("stock_consumer_reconnects_total").await >= 1.0);
+    running.end().await;
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_queue_deleted_under_the_consumer_is_made_again() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("DELETED"));
+    let running = start(&company, &database, 1).await;
+    running.ready().await;
+    broker.delete(company.as_str()).await;
+    eventually("the queue is back", async || broker.count(company.as_str()).await).await;
+    broker.publish_prices(&company, &[4.0]).await;
+    database.wait_for(&company, 1).await;
+    running.end().await;
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_consumer_whose_window_was_stored_by_another_one_reads_anew_and_goes_on() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("ZOMBIE"));
+    let running = start(&company, &database, 2).await;
+    running.ready().await;
+    broker.publish_prices(&company, &[1.0]).await;
+    eventually("one event taken", async || (running.metric("stock_consumer_window_events").await == 1.0).then_some(())).await;
+    database.windows.insert_one(doc! {"company": company.as_str(), "avgPrice": 9.0, "window": 0_i64}).await.unwrap();
+    broker.publish_prices(&company, &[3.0]).await;
+    let windows = database.wait_for(&company, 2).await;
+    let seen: Vec<(i64, f64)> =
+        windows.iter().map(|window| (window.get_i64("window").unwrap(), window.get_f64("avgPrice").unwrap())).collect();
+    assert_eq!(seen, [(0, 9.0), (1, 2.0)]);
+    running.end().await;
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn documents_of_a_foreign_consumer_stand_beside_ours() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("BESIDE"));
+    let foreign = doc! {"company": company.as_str(), "avgPrice": 9.0};
+    database.windows.insert_many([foreign.clone(), foreign.clone()]).await.unwrap();
+    let running = start(&company, &database, 1).await;
+    running.ready().await;
+    database.windows.insert_one(foreign).await.unwrap();
+    broker.publish_prices(&company, &[4.0]).await;
+    let windows = database.wait_for(&company, 4).await;
+    assert_eq!(windows[3].get_i64("window").unwrap(), 0, "ours is the newest and the first with a number");
+    running.end().await;
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_a_full_window_goes_back_to_the_queue_at_the_end() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("PARTIAL"));
+    let running = start(&company, &database, 3).await;
+    running.ready().await;
+    broker.publish_prices(&company, &[1.0, 2.0, 3.0, 4.0]).await;
+    database.wait_for(&company, 1).await;
+    eventually("one event held", async || (running.metric("stock_consumer_window_events").await == 1.0).then_some(())).await;
+    running.end().await;
+    eventually("one event back", async || (broker.count(company.as_str()).await == Some(1)).then_some(())).await;
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}

@@ -33,13 +33,13 @@ duration() {
 # step TEXT COMMAND...: runs it and says how long it took. The command is not part of a condition, so that within it, too,
 # the first thing that fails ends the script.
 step() {
-    local start
+    local start text=$1 outer=$STEP
     start=$(now)
-    STEP=$1
     shift
+    STEP=$text
     "$@"
-    say "$STEP ($(duration "$start"))"
-    STEP=
+    STEP=$outer
+    say "$text ($(duration "$start"))"
 }
 
 STEP=

@@ -69,7 +69,7 @@ local_down() {
     remove_cgroups
     network_down
     remove_shared_folders
-    rm -rf "$STATE" "$RUN/pid" "$RUN"/node-*
+    rm -rf "$STATE" "$RUN"
 }
 
 # The kubelet writes to these whatever its settings say. They go if nothing of another kubelet is in them.

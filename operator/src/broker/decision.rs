@@ -78,14 +78,11 @@ pub fn next_steps(wanted: &Wanted, seen: &Seen) -> Vec<Step> {
         .map(|(name, policy)| Step::PutPolicy { name, policy })
         .collect();
     if may_declare(wanted, seen) {
-        let missing = wanted
-            .companies
-            .iter()
-            .filter(|company| !seen.queues.contains_key(*company));
-        steps.extend(missing.map(|company| Step::DeclareQueue {
-            company: company.clone(),
-            queue_type: wanted.queue_type.as_str(),
-        }));
+        let missing = wanted.companies.iter().filter(|company| !seen.queues.contains_key(*company));
+        steps.extend(
+            missing
+                .map(|company| Step::DeclareQueue { company: company.clone(), queue_type: wanted.queue_type.as_str() }),
+        );
     }
     steps
 }
@@ -114,13 +111,10 @@ pub fn waiting_for(wanted: &Wanted, seen: &Seen) -> Option<String> {
     if running < replicas {
         let down = seen.nodes.iter().find(|node| !node.running);
         return Some(match down {
-            Some(node) => format!(
-                "{running} of {replicas} broker nodes run: look at the pod of {}",
-                node.name
-            ),
-            None => format!(
-                "{running} of {replicas} broker nodes have joined the cluster: look at the pods of the others"
-            ),
+            Some(node) => format!("{running} of {replicas} broker nodes run: look at the pod of {}", node.name),
+            None => {
+                format!("{running} of {replicas} broker nodes have joined the cluster: look at the pods of the others")
+            }
         });
     }
     let ours = |company: &String| seen.queues.get(company);
@@ -157,17 +151,11 @@ pub fn policies() -> [(&'static str, Policy); 2] {
         pattern: ".*".to_owned(),
         apply_to: apply_to.to_owned(),
         priority: 0,
-        definition: definition
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect::<Map<_, _>>(),
+        definition: definition.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>(),
     };
     let no_limit = ("delivery-limit", Value::from(-1));
     [
-        (
-            QUORUM_POLICY,
-            policy("quorum_queues", vec![no_limit, timeout.clone()]),
-        ),
+        (QUORUM_POLICY, policy("quorum_queues", vec![no_limit, timeout.clone()])),
         (CLASSIC_POLICY, policy("classic_queues", vec![timeout])),
     ]
 }

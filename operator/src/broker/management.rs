@@ -82,11 +82,11 @@ pub struct Queue {
     #[serde(rename = "type")]
     pub queue_type: Option<String>,
     /// Messages that wait.
-    pub messages_ready: Option<u64>,
+    pub messages_ready: Option<i64>,
     /// Messages a consumer holds.
-    pub messages_unacknowledged: Option<u64>,
+    pub messages_unacknowledged: Option<i64>,
     /// Attached consumers.
-    pub consumers: Option<u64>,
+    pub consumers: Option<i64>,
     /// Nodes that have a replica; quorum queues only.
     pub members: Option<Vec<String>>,
     /// Those of them that are running.
@@ -128,8 +128,7 @@ impl Management<'_> {
     /// # Errors
     /// See [`Failure`].
     pub async fn nodes(&self) -> Result<Vec<Node>, Failure> {
-        self.get("nodes?columns=name,running,mem_alarm,disk_free_alarm")
-            .await
+        self.get("nodes?columns=name,running,mem_alarm,disk_free_alarm").await
     }
 
     /// The policies of the virtual host `/`, by name.
@@ -138,10 +137,7 @@ impl Management<'_> {
     /// See [`Failure`].
     pub async fn policies(&self) -> Result<BTreeMap<String, Policy>, Failure> {
         let policies: Vec<NamedPolicy> = self.get("policies/%2F").await?;
-        Ok(policies
-            .into_iter()
-            .map(|named| (named.name, named.policy))
-            .collect())
+        Ok(policies.into_iter().map(|named| (named.name, named.policy)).collect())
     }
 
     /// The queues of the virtual host `/`, by name.
@@ -201,10 +197,7 @@ impl Management<'_> {
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}/api/{path}", self.url.trim_end_matches('/'));
-        self.http
-            .request(method, url)
-            .basic_auth(&self.login.user, Some(&self.login.password))
-            .timeout(REQUEST)
+        self.http.request(method, url).basic_auth(&self.login.user, Some(&self.login.password)).timeout(REQUEST)
     }
 }
 
@@ -214,9 +207,7 @@ async fn send(request: RequestBuilder) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
         if body.len() + chunk.len() > ANSWER_MAX {
-            return Err(Failure::Unreadable(format!(
-                "answer above {ANSWER_MAX} bytes"
-            )));
+            return Err(Failure::Unreadable(format!("answer above {ANSWER_MAX} bytes")));
         }
         body.extend_from_slice(&chunk);
     }
@@ -227,10 +218,7 @@ async fn send(request: RequestBuilder) -> Result<Vec<u8>, Failure> {
     if status.is_server_error() {
         return Err(Failure::Unreachable(format!("answered {status}: {reason}")));
     }
-    Err(Failure::Refused {
-        status: status.as_u16(),
-        reason,
-    })
+    Err(Failure::Refused { status: status.as_u16(), reason })
 }
 
 /// The innermost cause, in the words of the system: reqwest's own text only names the address.

@@ -39,11 +39,11 @@ pub struct QueueReport {
     /// `quorum`, `classic` or `stream`.
     pub queue_type: Option<String>,
     /// Messages that wait.
-    pub ready: Option<u64>,
+    pub ready: Option<i64>,
     /// Messages a consumer holds.
-    pub unacknowledged: Option<u64>,
+    pub unacknowledged: Option<i64>,
     /// Attached consumers.
-    pub consumers: Option<u64>,
+    pub consumers: Option<i64>,
     /// Nodes with a replica; quorum queues only.
     pub members: Option<u32>,
     /// Those of them that run.
@@ -95,11 +95,7 @@ pub enum BrokerError {
 /// # Errors
 /// The broker answered and refused; see [`BrokerError`].
 pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report, BrokerError> {
-    let management = Management {
-        http,
-        url: &wanted.management_url,
-        login: &wanted.login,
-    };
+    let management = Management { http, url: &wanted.management_url, login: &wanted.login };
     let mut seen = match observe(&management).await {
         Ok(seen) => seen,
         Err(failure) => return failed(wanted, "show its state", failure),
@@ -107,14 +103,10 @@ pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report,
     let steps = next_steps(wanted, &seen);
     let mut outcomes = Vec::new();
     // Policies come first and alone: a queue must not live a moment without its own.
-    let (policies, queues): (Vec<_>, Vec<_>) = steps
-        .into_iter()
-        .take(ACTS_MAX)
-        .partition(|step| matches!(step, Step::PutPolicy { .. }));
+    let (policies, queues): (Vec<_>, Vec<_>) =
+        steps.into_iter().take(ACTS_MAX).partition(|step| matches!(step, Step::PutPolicy { .. }));
     for steps in [policies, queues] {
-        let mut acts = stream::iter(steps)
-            .map(|step| carry_out(&management, step))
-            .buffer_unordered(TOGETHER);
+        let mut acts = stream::iter(steps).map(|step| carry_out(&management, step)).buffer_unordered(TOGETHER);
         while let Some((step, outcome)) = acts.next().await {
             if let Err(failure) = outcome {
                 return failed(wanted, &describe(&step), failure);
@@ -123,16 +115,8 @@ pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report,
         }
     }
     for step in outcomes {
-        if let Step::DeclareQueue {
-            company,
-            queue_type,
-        } = step
-        {
-            let queue = Queue {
-                name: company.clone(),
-                queue_type: Some(queue_type.to_owned()),
-                ..Queue::default()
-            };
+        if let Step::DeclareQueue { company, queue_type } = step {
+            let queue = Queue { name: company.clone(), queue_type: Some(queue_type.to_owned()), ..Queue::default() };
             seen.queues.insert(company, queue);
         }
     }
@@ -140,26 +124,15 @@ pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report,
 }
 
 async fn observe(management: &Management<'_>) -> Result<Seen, Failure> {
-    let (nodes, policies, queues) = futures::try_join!(
-        management.nodes(),
-        management.policies(),
-        management.queues()
-    )?;
-    Ok(Seen {
-        nodes,
-        policies,
-        queues,
-    })
+    let (nodes, policies, queues) = futures::try_join!(management.nodes(), management.policies(), management.queues())?;
+    Ok(Seen { nodes, policies, queues })
 }
 
 async fn carry_out(management: &Management<'_>, step: Step) -> (Step, Result<(), Failure>) {
     tracing::info!(broker = management.url, "{}", describe(&step));
     let outcome = match &step {
         Step::PutPolicy { name, policy } => management.put_policy(name, policy).await,
-        Step::DeclareQueue {
-            company,
-            queue_type,
-        } => management.declare_queue(company, queue_type).await,
+        Step::DeclareQueue { company, queue_type } => management.declare_queue(company, queue_type).await,
     };
     (step, outcome)
 }
@@ -167,10 +140,7 @@ async fn carry_out(management: &Management<'_>, step: Step) -> (Step, Result<(),
 fn describe(step: &Step) -> String {
     match step {
         Step::PutPolicy { name, .. } => format!("set policy {name}"),
-        Step::DeclareQueue {
-            company,
-            queue_type,
-        } => format!("declare {queue_type} queue {company}"),
+        Step::DeclareQueue { company, queue_type } => format!("declare {queue_type} queue {company}"),
     }
 }
 
@@ -178,25 +148,13 @@ fn failed(wanted: &Wanted, act: &str, failure: Failure) -> Result<Report, Broker
     let url = wanted.management_url.clone();
     match failure {
         Failure::Unreachable(reason) => Ok(Report {
-            waiting_for: Some(format!(
-                "broker {url} does not answer ({reason}): look at its pods"
-            )),
+            waiting_for: Some(format!("broker {url} does not answer ({reason}): look at its pods")),
             ..Report::default()
         }),
-        Failure::Refused {
-            status: status @ (401 | 403),
-            ..
-        } => Err(BrokerError::Unauthorized {
-            url,
-            user: wanted.login.user.clone(),
-            status,
-        }),
-        Failure::Refused { status, reason } => Err(BrokerError::Refused {
-            url,
-            act: act.to_owned(),
-            status,
-            reason,
-        }),
+        Failure::Refused { status: status @ (401 | 403), .. } => {
+            Err(BrokerError::Unauthorized { url, user: wanted.login.user.clone(), status })
+        }
+        Failure::Refused { status, reason } => Err(BrokerError::Refused { url, act: act.to_owned(), status, reason }),
         Failure::Unreadable(reason) => Err(BrokerError::Unreadable { url, reason }),
     }
 }
@@ -204,11 +162,7 @@ fn failed(wanted: &Wanted, act: &str, failure: Failure) -> Result<Report, Broker
 /// What a pass that saw `seen` has to say.
 pub fn report(wanted: &Wanted, seen: &Seen) -> Report {
     let waiting_for = waiting_for(wanted, seen);
-    let count = |nodes: &Option<Vec<String>>| {
-        nodes
-            .as_ref()
-            .and_then(|nodes| u32::try_from(nodes.len()).ok())
-    };
+    let count = |nodes: &Option<Vec<String>>| nodes.as_ref().and_then(|nodes| u32::try_from(nodes.len()).ok());
     let queues = wanted
         .companies
         .iter()
@@ -225,10 +179,5 @@ pub fn report(wanted: &Wanted, seen: &Seen) -> Report {
             Some((company.clone(), report))
         })
         .collect();
-    Report {
-        ready: waiting_for.is_none(),
-        nodes_running: seen.running(),
-        queues,
-        waiting_for,
-    }
+    Report { ready: waiting_for.is_none(), nodes_running: seen.running(), queues, waiting_for }
 }

@@ -1,1 +1,112 @@
-//! .
+//! The decision on values a broker gives.
+//! Rule: no client, no time.
+
+use wire::queue::QueueType;
+
+use super::decision::{Seen, Step, Wanted, next_steps, policies};
+use super::management::{Login, Node, Queue};
+use super::report;
+
+fn wanted(replicas: u32) -> Wanted {
+    Wanted {
+        management_url: "http://demo-broker:15672".to_owned(),
+        login: Login { user: "operator".to_owned(), password: "hidden".to_owned() },
+        replicas,
+        queue_type: QueueType::Quorum,
+        companies: vec!["MSFT".to_owned(), "^GSPC".to_owned()],
+    }
+}
+
+fn node(ordinal: u32, running: bool) -> Node {
+    Node { name: format!("rabbit@demo-broker-{ordinal}"), running, mem_alarm: false, disk_free_alarm: false }
+}
+
+fn queue(name: &str, queue_type: &str, members: usize, online: usize) -> (String, Queue) {
+    let nodes = |count| (0..count).map(|number| format!("rabbit@{number}")).collect();
+    let queue = Queue {
+        name: name.to_owned(),
+        queue_type: Some(queue_type.to_owned()),
+        members: Some(nodes(members)),
+        online: Some(nodes(online)),
+        ..Queue::default()
+    };
+    (name.to_owned(), queue)
+}
+
+fn as_wanted() -> Seen {
+    Seen {
+        nodes: vec![node(0, true)],
+        policies: policies().map(|(name, policy)| (name.to_owned(), policy)).into(),
+        queues: [queue("MSFT", "quorum", 1, 1), queue("^GSPC", "quorum", 1, 1)].into(),
+    }
+}
+
+fn declared(steps: &[Step]) -> Vec<&str> {
+    steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::DeclareQueue { company, .. } => Some(company.as_str()),
+            Step::PutPolicy { .. } => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_broker_as_wanted_gets_no_step_and_is_ready() {
+    assert_eq!(next_steps(&wanted(1), &as_wanted()), []);
+    assert!(report(&wanted(1), &as_wanted()).ready);
+}
+
+#[test]
+fn an_empty_broker_gets_its_policies_before_its_queues() {
+    let seen = Seen { nodes: vec![node(0, true)], ..Seen::default() };
+    let steps = next_steps(&wanted(1), &seen);
+    assert!(matches!(steps[..2], [Step::PutPolicy { .. }, Step::PutPolicy { .. }]));
+    assert_eq!(declared(&steps[2..]), ["MSFT", "^GSPC"]);
+}
+
+#[test]
+fn queues_of_a_new_cluster_wait_for_all_its_nodes() {
+    let seen = Seen { nodes: vec![node(0, true)], ..Seen::default() };
+    assert!(declared(&next_steps(&wanted(3), &seen)).is_empty());
+    let reason = report(&wanted(3), &seen).waiting_for.unwrap();
+    assert!(reason.contains("1 of 3"), "{reason}");
+}
+
+#[test]
+fn a_node_that_is_down_keeps_no_new_company_away() {
+    let mut seen = as_wanted();
+    seen.nodes = vec![node(0, true), node(1, true), node(2, false)];
+    seen.queues.remove("MSFT");
+    assert_eq!(declared(&next_steps(&wanted(3), &seen)), ["MSFT"]);
+    seen.nodes[1].running = false;
+    assert!(declared(&next_steps(&wanted(3), &seen)).is_empty());
+}
+
+#[test]
+fn an_alarm_a_wrong_type_and_a_lost_majority_are_named() {
+    let mut alarm = as_wanted();
+    alarm.nodes[0].disk_free_alarm = true;
+    let mut wrong_type = as_wanted();
+    wrong_type.queues.extend([queue("MSFT", "classic", 1, 1)]);
+    let mut no_majority = as_wanted();
+    no_majority.queues.extend([queue("MSFT", "quorum", 3, 1)]);
+    for (seen, word) in [(alarm, "disk"), (wrong_type, "classic"), (no_majority, "1 of 3 replicas")] {
+        let report = report(&wanted(1), &seen);
+        assert!(!report.ready);
+        let reason = report.waiting_for.unwrap();
+        assert!(reason.contains(word), "{reason}");
+    }
+}
+
+#[test]
+fn a_figure_the_broker_does_not_give_is_unknown() {
+    let report = report(&wanted(1), &as_wanted());
+    assert_eq!(report.queues["MSFT"].ready, None);
+    assert_eq!(report.queues["MSFT"].members, Some(1));
+}
+
+#[test]
+fn the_password_is_not_in_debug_text() {
+    assert!(!format!("{:?}", wanted(1)).contains("hidden"));
+}

@@ -173,6 +173,15 @@ pub enum QueueType {
     Classic,
 }
 
+impl From<QueueType> for wire::queue::QueueType {
+    fn from(queue_type: QueueType) -> Self {
+        match queue_type {
+            QueueType::Quorum => Self::Quorum,
+            QueueType::Classic => Self::Classic,
+        }
+    }
+}
+
 /// The MongoDB replica set.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]

@@ -38,9 +38,7 @@ pub async fn observe(wanted: &Wanted, credentials: &Credentials) -> Seen {
     let mut users = BTreeMap::new();
     let mut hosts = wanted.members.clone();
     while !hosts.is_empty() {
-        let looks = hosts
-            .into_iter()
-            .map(|host| async { (look(&host, wanted, credentials).await, host) });
+        let looks = hosts.into_iter().map(|host| async { (look(&host, wanted, credentials).await, host) });
         for ((member, listed), host) in join_all(looks).await {
             if let Some(listed) = listed {
                 users.insert(host.clone(), listed);
@@ -61,11 +59,7 @@ pub async fn observe(wanted: &Wanted, credentials: &Credentials) -> Seen {
 
 type Users = BTreeMap<User, UserState>;
 
-async fn look(
-    host: &str,
-    wanted: &Wanted,
-    credentials: &Credentials,
-) -> (Member, Option<Users>) {
+async fn look(host: &str, wanted: &Wanted, credentials: &Credentials) -> (Member, Option<Users>) {
     let unreachable = |error: String| (Member::Unreachable { error }, None);
     let client = match connect(host, credentials.member(), LOOK) {
         Ok(client) => client,
@@ -75,32 +69,19 @@ async fn look(
     close(client).await;
     match answer {
         Ok(Ok(found)) => found,
-        Ok(Err(error)) if refused(&error) => (
-            Member::Refused {
-                error: first_line(&error),
-            },
-            None,
-        ),
+        Ok(Err(error)) if refused(&error) => (Member::Refused { error: first_line(&error) }, None),
         Ok(Err(error)) => unreachable(first_line(&error)),
         Err(_) => unreachable(format!("no answer within {} s", LOOK.as_secs())),
     }
 }
 
-async fn ask(
-    client: &Client,
-    wanted: &Wanted,
-    credentials: &Credentials,
-) -> Result<(Member, Option<Users>), Error> {
+async fn ask(client: &Client, wanted: &Wanted, credentials: &Credentials) -> Result<(Member, Option<Users>), Error> {
     let admin = client.database("admin");
     let config = match admin.run_command(doc! {"replSetGetConfig": 1}).await {
         Ok(answer) => document::config(&answer),
         Err(error) if code_of(&error) == Some(code::NOT_YET_INITIALIZED) => {
             // A member that is just starting says the same; its stored configuration tells the two apart.
-            let stored = client
-                .database("local")
-                .collection::<Document>("system.replset")
-                .find_one(doc! {})
-                .await?;
+            let stored = client.database("local").collection::<Document>("system.replset").find_one(doc! {}).await?;
             let member = stored.map_or(Member::Uninitialised, |_| Member::Starting);
             return Ok((member, None));
         }
@@ -111,26 +92,19 @@ async fn ask(
             document::integer(&answer, "myState").map_or(State::Unknown, State::from_code),
             document::integer(&answer, "term").unwrap_or(-1),
         ),
-        Err(error) if code_of(&error) == Some(code::INVALID_REPLICA_SET_CONFIG) => {
-            (State::Removed, -1)
-        }
+        Err(error) if code_of(&error) == Some(code::INVALID_REPLICA_SET_CONFIG) => (State::Removed, -1),
         Err(error) if code_of(&error) == Some(code::NOT_YET_INITIALIZED) => (State::Startup, -1),
         Err(error) => return Err(error),
     };
     let users = if state == State::Primary {
-        let names: Vec<Bson> = User::ALL
-            .map(|user| doc! {"user": &credentials.account(user).name, "db": "admin"}.into())
-            .into();
+        let names: Vec<Bson> =
+            User::ALL.map(|user| doc! {"user": &credentials.account(user).name, "db": "admin"}.into()).into();
         let answer = admin.run_command(doc! {"usersInfo": names}).await?;
         Some(document::users(&answer, &wanted.database, credentials))
     } else {
         None
     };
-    let view = View {
-        state,
-        term,
-        config,
-    };
+    let view = View { state, term, config };
     Ok((Member::Initialised(view), users))
 }
 
@@ -138,31 +112,18 @@ async fn ask(
 ///
 /// # Errors
 /// The member did not answer in time or refused the act; [`DatabaseError::passes`] tells whether waiting helps.
-pub async fn carry_out(
-    step: &Step,
-    wanted: &Wanted,
-    credentials: &Credentials,
-) -> Result<(), DatabaseError> {
+pub async fn carry_out(step: &Step, wanted: &Wanted, credentials: &Credentials) -> Result<(), DatabaseError> {
     let (host, act) = match step {
         Step::Wait { .. } | Step::Refuse { .. } | Step::Done => return Ok(()),
         Step::Initiate { on } => (on, "initiate the replica set".to_owned()),
-        Step::CreateUser { on, user } => {
-            (on, format!("create user {}", credentials.account(*user).name))
-        }
-        Step::UpdateUser { on, user } => {
-            (on, format!("update user {}", credentials.account(*user).name))
-        }
+        Step::CreateUser { on, user } => (on, format!("create user {}", credentials.account(*user).name)),
+        Step::UpdateUser { on, user } => (on, format!("update user {}", credentials.account(*user).name)),
         Step::Reconfigure { on, change, .. } => (on, format!("reconfigure ({change:?})")),
     };
-    let failed = |code, message| DatabaseError {
-        act: act.clone(),
-        member: host.clone(),
-        code,
-        message,
-    };
+    let failed = |code, message| DatabaseError { act: act.clone(), member: host.clone(), code, message };
     tracing::info!(member = %host, set = %wanted.set, "{act}");
-    let client = connect(host, credentials.member(), LOOK)
-        .map_err(|error| failed(code_of(&error), first_line(&error)))?;
+    let client =
+        connect(host, credentials.member(), LOOK).map_err(|error| failed(code_of(&error), first_line(&error)))?;
     let outcome = timeout(ACT, execute(&client, step, wanted, credentials)).await;
     close(client).await;
     match outcome {
@@ -171,34 +132,18 @@ pub async fn carry_out(
             Some(code::ALREADY_INITIALIZED | code::USER_ALREADY_EXISTS) => Ok(()),
             code => Err(failed(code, first_line(&error))),
         },
-        Err(_) => Err(failed(
-            None,
-            format!("no answer within {} s", ACT.as_secs()),
-        )),
+        Err(_) => Err(failed(None, format!("no answer within {} s", ACT.as_secs()))),
     }
 }
 
-async fn execute(
-    client: &Client,
-    step: &Step,
-    wanted: &Wanted,
-    credentials: &Credentials,
-) -> Result<(), Error> {
+async fn execute(client: &Client, step: &Step, wanted: &Wanted, credentials: &Credentials) -> Result<(), Error> {
     let admin = client.database("admin");
     let command = match step {
         Step::Wait { .. } | Step::Refuse { .. } | Step::Done => return Ok(()),
         Step::Initiate { .. } => doc! {"replSetInitiate": document::initial(wanted)},
-        Step::CreateUser { user, .. } => {
-            document::user_command("createUser", *user, &wanted.database, credentials)
-        }
-        Step::UpdateUser { user, .. } => {
-            document::user_command("updateUser", *user, &wanted.database, credentials)
-        }
-        Step::Reconfigure {
-            from_version,
-            change,
-            ..
-        } => {
+        Step::CreateUser { user, .. } => document::user_command("createUser", *user, &wanted.database, credentials),
+        Step::UpdateUser { user, .. } => document::user_command("updateUser", *user, &wanted.database, credentials),
+        Step::Reconfigure { from_version, change, .. } => {
             let answer = admin.run_command(doc! {"replSetGetConfig": 1}).await?;
             match document::changed(&answer, *from_version, change) {
                 Some(config) => doc! {"replSetReconfig": config, "maxTimeMS": 4000},
@@ -211,11 +156,7 @@ async fn execute(
 }
 
 /// A client of exactly one member, whatever the set says of it. It must be given to [`close`].
-pub(super) fn connect(
-    host: &str,
-    credential: Credential,
-    limit: Duration,
-) -> Result<Client, Error> {
+pub(super) fn connect(host: &str, credential: Credential, limit: Duration) -> Result<Client, Error> {
     let mut options = ClientOptions::default();
     options.hosts = vec![ServerAddress::parse(host)?];
     options.app_name = Some("stockpipeline-operator".to_owned());

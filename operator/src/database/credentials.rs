@@ -57,15 +57,16 @@ impl Credentials {
     /// SCRAM-SHA-256 is accepted, SCRAM-SHA-1 refused. Whitespace of a key file does not count (MongoDB manual, "Keyfiles").
     pub(super) fn member(&self) -> Credential {
         let key: String = self.key.chars().filter(|c| !c.is_whitespace()).collect();
-        credential("__system", &key, "local")
+        let mut credential = Credential::default();
+        credential.username = Some("__system".to_owned());
+        credential.password = Some(key);
+        credential.source = Some("local".to_owned());
+        credential.mechanism = Some(AuthMechanism::ScramSha256);
+        credential
     }
 }
 
 impl Account {
-    pub(super) fn credential(&self) -> Credential {
-        credential(&self.name, &self.password, "admin")
-    }
-
     /// Tells two passwords of this user apart without keeping either: stored beside the user, it shows that a Secret
     /// was changed, or made anew over an old volume. Generated passwords are too long to be searched for.
     pub(super) fn fingerprint(&self) -> String {
@@ -79,24 +80,9 @@ impl Account {
     }
 }
 
-fn credential(name: &str, password: &str, source: &str) -> Credential {
-    let mut credential = Credential::default();
-    credential.username = Some(name.to_owned());
-    credential.password = Some(password.to_owned());
-    credential.source = Some(source.to_owned());
-    credential.mechanism = Some(AuthMechanism::ScramSha256);
-    credential
-}
-
 /// Address for a program: `mongodb://user:password@members/database?replicaSet=set&authSource=admin`, each part
 /// percent-encoded (MongoDB manual, "Connection Strings").
-pub fn connection_string(
-    members: &[String],
-    user: &str,
-    password: &str,
-    database: &str,
-    set: &str,
-) -> String {
+pub fn connection_string(members: &[String], user: &str, password: &str, database: &str, set: &str) -> String {
     format!(
         "mongodb://{}:{}@{}/{}?replicaSet={}&authSource=admin",
         encode(user),

@@ -85,9 +85,7 @@ pub enum Change {
 /// The next step from `seen` to `wanted`. The order is: never harm a set that exists, then users, then members.
 pub fn next_step(wanted: &Wanted, seen: &Seen) -> Step {
     let Some(first) = wanted.members.first() else {
-        return Step::Refuse {
-            reason: "no database member is wanted: ask for at least one".to_owned(),
-        };
+        return Step::Refuse { reason: "no database member is wanted: ask for at least one".to_owned() };
     };
     if let Some(reason) = foreign(wanted, seen) {
         return Step::Refuse { reason };
@@ -108,11 +106,7 @@ pub fn next_step(wanted: &Wanted, seen: &Seen) -> Step {
         return step;
     }
     let wanted_hosts: BTreeSet<&str> = wanted.members.iter().map(String::as_str).collect();
-    if let Some(extra) = config
-        .members
-        .iter()
-        .find(|member| !wanted_hosts.contains(member.host.as_str()))
-    {
+    if let Some(extra) = config.members.iter().find(|member| !wanted_hosts.contains(member.host.as_str())) {
         return Step::Refuse {
             reason: format!(
                 "member {} is in replica set {} but not wanted; taking members away is not supported yet: \
@@ -124,11 +118,7 @@ pub fn next_step(wanted: &Wanted, seen: &Seen) -> Step {
         };
     }
     if let Some(change) = change(wanted, seen, config) {
-        return Step::Reconfigure {
-            on: primary.to_owned(),
-            from_version: config.version,
-            change,
-        };
+        return Step::Reconfigure { on: primary.to_owned(), from_version: config.version, change };
     }
     match unready(wanted, seen) {
         Some(reason) => Step::Wait { reason },
@@ -138,33 +128,26 @@ pub fn next_step(wanted: &Wanted, seen: &Seen) -> Step {
 
 /// The first wanted member that does not serve, with the remedy.
 pub fn unready(wanted: &Wanted, seen: &Seen) -> Option<String> {
-    wanted
-        .members
-        .iter()
-        .find_map(|host| match seen.members.get(host) {
-            None => Some(format!("member {host} was not looked at yet")),
-            Some(Member::Unreachable { error }) => Some(format!(
-                "member {host} does not answer ({error}): look at its pod"
-            )),
-            Some(Member::Refused { error }) => Some(format!(
-                "member {host} refuses the key file ({error}): its Secret was changed; \
+    wanted.members.iter().find_map(|host| match seen.members.get(host) {
+        None => Some(format!("member {host} was not looked at yet")),
+        Some(Member::Unreachable { error }) => {
+            Some(format!("member {host} does not answer ({error}): look at its pod"))
+        }
+        Some(Member::Refused { error }) => Some(format!(
+            "member {host} refuses the key file ({error}): its Secret was changed; \
                  put the old key back or restart the pod to load the new one"
-            )),
-            Some(Member::Starting) => Some(format!(
-                "member {host} is loading its replica set configuration"
-            )),
-            Some(Member::Uninitialised) => Some(format!(
-                "member {host} is empty and waits for the set to contact it"
-            )),
-            Some(Member::Initialised(view)) => match view.state {
-                State::Primary | State::Secondary => None,
-                State::Removed => Some(format!(
-                    "member {host} does not find itself in the set's configuration: \
+        )),
+        Some(Member::Starting) => Some(format!("member {host} is loading its replica set configuration")),
+        Some(Member::Uninitialised) => Some(format!("member {host} is empty and waits for the set to contact it")),
+        Some(Member::Initialised(view)) => match view.state {
+            State::Primary | State::Secondary => None,
+            State::Removed => Some(format!(
+                "member {host} does not find itself in the set's configuration: \
                      check that its name resolves to its pod, then restart the pod"
-                )),
-                other => Some(format!("member {host} is {}", other.name())),
-            },
-        })
+            )),
+            other => Some(format!("member {host} is {}", other.name())),
+        },
+    })
 }
 
 /// A member of another set, by name or by identity: whatever was done next could mix two sets' data.
@@ -190,25 +173,13 @@ fn foreign(wanted: &Wanted, seen: &Seen) -> Option<String> {
 
 /// A set is made only when every wanted member says it has none: one that is silent may hold the data.
 fn initiate(wanted: &Wanted, seen: &Seen, first: &str) -> Step {
-    let all_empty = wanted
-        .members
-        .iter()
-        .all(|host| seen.members.get(host) == Some(&Member::Uninitialised));
+    let all_empty = wanted.members.iter().all(|host| seen.members.get(host) == Some(&Member::Uninitialised));
     if all_empty {
-        return Step::Initiate {
-            on: first.to_owned(),
-        };
+        return Step::Initiate { on: first.to_owned() };
     }
-    let not_empty = wanted
-        .members
-        .iter()
-        .filter(|host| seen.members.get(*host) != Some(&Member::Uninitialised))
-        .cloned()
-        .collect();
-    let silent = Wanted {
-        members: not_empty,
-        ..wanted.clone()
-    };
+    let not_empty =
+        wanted.members.iter().filter(|host| seen.members.get(*host) != Some(&Member::Uninitialised)).cloned().collect();
+    let silent = Wanted { members: not_empty, ..wanted.clone() };
     Step::Wait {
         reason: format!(
             "replica set {} is made when all {} members answer: {}",
@@ -221,9 +192,7 @@ fn initiate(wanted: &Wanted, seen: &Seen, first: &str) -> Step {
 
 fn user_step(seen: &Seen, primary: &str) -> Option<Step> {
     let Some(users) = &seen.users else {
-        return Some(Step::Wait {
-            reason: format!("the primary {primary} did not list its users"),
-        });
+        return Some(Step::Wait { reason: format!("the primary {primary} did not list its users") });
     };
     User::ALL.into_iter().find_map(|user| {
         let on = primary.to_owned();
@@ -237,45 +206,29 @@ fn user_step(seen: &Seen, primary: &str) -> Option<Step> {
 
 /// The next single change of the configuration, or none.
 fn change(wanted: &Wanted, seen: &Seen, config: &Config) -> Option<Change> {
-    let listed: BTreeMap<&str, bool> = config
-        .members
-        .iter()
-        .map(|member| (member.host.as_str(), member.votes))
-        .collect();
+    let listed: BTreeMap<&str, bool> =
+        config.members.iter().map(|member| (member.host.as_str(), member.votes)).collect();
     let voters = listed.values().filter(|votes| **votes).count();
-    let ready_to_vote = listed
-        .iter()
-        .filter(|(host, votes)| !**votes && seen.state(host) == Some(State::Secondary))
-        .count();
+    let ready_to_vote =
+        listed.iter().filter(|(host, votes)| !**votes && seen.state(host) == Some(State::Secondary)).count();
     // An even number of voters bears no more failures than the odd one below it, so a single newcomer waits for its pair.
     let room = voters_wanted(wanted.members.len()).saturating_sub(voters);
     if room > 0
         && ready_to_vote > 0
         && ((voters + 1) % 2 == 1 || (ready_to_vote > 1 && room > 1))
-        && let Some(host) = wanted.members.iter().find(|host| {
-            listed.get(host.as_str()) == Some(&false)
-                && seen.state(host) == Some(State::Secondary)
-        })
+        && let Some(host) = wanted
+            .members
+            .iter()
+            .find(|host| listed.get(host.as_str()) == Some(&false) && seen.state(host) == Some(State::Secondary))
     {
         return Some(Change::Promote(host.clone()));
     }
-    if let Some(host) = wanted
-        .members
-        .iter()
-        .find(|host| !listed.contains_key(host.as_str()))
-    {
+    if let Some(host) = wanted.members.iter().find(|host| !listed.contains_key(host.as_str())) {
         // One newcomer at a time copies the data; the next waits until it is done.
         let copying = config.members.iter().any(|member| {
-            !member.votes
-                && !matches!(
-                    seen.state(&member.host),
-                    Some(State::Secondary | State::Primary)
-                )
+            !member.votes && !matches!(seen.state(&member.host), Some(State::Secondary | State::Primary))
         });
-        let answers = matches!(
-            seen.members.get(host),
-            Some(Member::Uninitialised | Member::Initialised(_))
-        );
+        let answers = matches!(seen.members.get(host), Some(Member::Uninitialised | Member::Initialised(_)));
         if answers && !copying {
             return Some(Change::Add(host.clone()));
         }

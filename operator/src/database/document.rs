@@ -26,10 +26,7 @@ pub(super) fn config(answer: &Document) -> Config {
     let settings = config.get_document("settings").unwrap_or(&empty);
     Config {
         set: config.get_str("_id").unwrap_or_default().to_owned(),
-        id: settings
-            .get_object_id("replicaSetId")
-            .map(|id| id.to_hex())
-            .unwrap_or_default(),
+        id: settings.get_object_id("replicaSetId").map(|id| id.to_hex()).unwrap_or_default(),
         version: integer(config, "version").unwrap_or(0),
         term: integer(config, "term").unwrap_or(-1),
         election_timeout_millis: integer(settings, "electionTimeoutMillis")
@@ -44,11 +41,7 @@ pub(super) fn config(answer: &Document) -> Config {
 }
 
 fn members(config: &Document) -> impl Iterator<Item = &Document> {
-    config
-        .get_array("members")
-        .into_iter()
-        .flatten()
-        .filter_map(Bson::as_document)
+    config.get_array("members").into_iter().flatten().filter_map(Bson::as_document)
 }
 
 /// The configuration of a new set. All members have the same priority: with a preferred primary, each return of that
@@ -84,13 +77,12 @@ pub(super) fn changed(answer: &Document, from_version: i64, change: &Change) -> 
             if members(&config).any(|member| member.get_str("host").is_ok_and(|found| found == host)) {
                 return None;
             }
-            let id = members(&config)
-                .filter_map(|member| integer(member, "_id"))
-                .max()
-                .map_or(0, |highest| highest + 1);
-            config.get_array_mut("members").ok()?.push(
-                doc! {"_id": id, "host": host, "votes": 0, "priority": 0}.into(),
-            );
+            let id =
+                members(&config).filter_map(|member| integer(member, "_id")).max().map_or(0, |highest| highest + 1);
+            config
+                .get_array_mut("members")
+                .ok()?
+                .push(doc! {"_id": id, "host": host, "votes": 0, "priority": 0}.into());
         }
         Change::Promote(host) => {
             let member = config
@@ -124,17 +116,10 @@ fn roles(user: User, database: &str) -> Vec<(&'static str, &str)> {
 }
 
 /// `createUser` or `updateUser` with the whole of what the user has to be.
-pub(super) fn user_command(
-    command: &str,
-    user: User,
-    database: &str,
-    credentials: &Credentials,
-) -> Document {
+pub(super) fn user_command(command: &str, user: User, database: &str, credentials: &Credentials) -> Document {
     let account = credentials.account(user);
-    let roles: Vec<Bson> = roles(user, database)
-        .into_iter()
-        .map(|(role, database)| doc! {"role": role, "db": database}.into())
-        .collect();
+    let roles: Vec<Bson> =
+        roles(user, database).into_iter().map(|(role, database)| doc! {"role": role, "db": database}.into()).collect();
     doc! {
         command: &account.name,
         "pwd": &account.password,
@@ -146,29 +131,17 @@ pub(super) fn user_command(
 }
 
 /// The users in an answer of `usersInfo`, against what they have to be.
-pub(super) fn users(
-    answer: &Document,
-    database: &str,
-    credentials: &Credentials,
-) -> BTreeMap<User, UserState> {
-    let listed: Vec<&Document> = answer
-        .get_array("users")
-        .into_iter()
-        .flatten()
-        .filter_map(Bson::as_document)
-        .collect();
+pub(super) fn users(answer: &Document, database: &str, credentials: &Credentials) -> BTreeMap<User, UserState> {
+    let listed: Vec<&Document> =
+        answer.get_array("users").into_iter().flatten().filter_map(Bson::as_document).collect();
     let state = |user| {
         let account = credentials.account(user);
-        let Some(found) = listed
-            .iter()
-            .find(|found| found.get_str("user").is_ok_and(|name| name == account.name))
+        let Some(found) = listed.iter().find(|found| found.get_str("user").is_ok_and(|name| name == account.name))
         else {
             return UserState::Missing;
         };
-        let fingerprint = found
-            .get_document("customData")
-            .and_then(|data| data.get_str("fingerprint"))
-            .unwrap_or_default();
+        let fingerprint =
+            found.get_document("customData").and_then(|data| data.get_str("fingerprint")).unwrap_or_default();
         let mut found_roles: Vec<(&str, &str)> = found
             .get_array("roles")
             .into_iter()

@@ -90,10 +90,7 @@ impl DatabaseError {
 ///
 /// # Errors
 /// A member refused an act for a reason that does not pass by itself.
-pub async fn converge(
-    wanted: &Wanted,
-    credentials: &Credentials,
-) -> Result<Report, DatabaseError> {
+pub async fn converge(wanted: &Wanted, credentials: &Credentials) -> Result<Report, DatabaseError> {
     let began = Instant::now();
     let mut acts = 0;
     loop {
@@ -106,9 +103,7 @@ pub async fn converge(
         match client::carry_out(&step, wanted, credentials).await {
             Ok(()) => acts += 1,
             Err(error) if error.passes() => {
-                let step = Step::Wait {
-                    reason: error.to_string(),
-                };
+                let step = Step::Wait { reason: error.to_string() };
                 return Ok(report(wanted, &seen, &step));
             }
             Err(error) => return Err(error),
@@ -130,22 +125,18 @@ pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
             }
         })
         .collect();
-    let users_current = seen.users.as_ref().is_some_and(|users| {
-        User::ALL
-            .iter()
-            .all(|user| users.get(user) == Some(&UserState::Current))
-    });
+    let users_current = seen
+        .users
+        .as_ref()
+        .is_some_and(|users| User::ALL.iter().all(|user| users.get(user) == Some(&UserState::Current)));
     let waiting_for = match step {
         Step::Done => None,
         Step::Wait { reason } | Step::Refuse { reason } => Some(reason.clone()),
         Step::Initiate { .. } => Some(format!("replica set {} is being made", wanted.set)),
-        Step::CreateUser { .. } | Step::UpdateUser { .. } => {
-            Some("the database's users are being made".to_owned())
+        Step::CreateUser { .. } | Step::UpdateUser { .. } => Some("the database's users are being made".to_owned()),
+        Step::Reconfigure { .. } => {
+            Some(unready(wanted, seen).unwrap_or_else(|| format!("replica set {} is being changed", wanted.set)))
         }
-        Step::Reconfigure { .. } => Some(
-            unready(wanted, seen)
-                .unwrap_or_else(|| format!("replica set {} is being changed", wanted.set)),
-        ),
     };
     Report {
         ready: waiting_for.is_none(),

@@ -176,9 +176,7 @@ impl Seen {
 
     /// The newest configuration any member holds: by term, then by version, as mongod itself orders them.
     pub fn config(&self) -> Option<&Config> {
-        self.configs()
-            .map(|(_, config)| config)
-            .max_by_key(|config| (config.term, config.version))
+        self.configs().map(|(_, config)| config).max_by_key(|config| (config.term, config.version))
     }
 
     /// The primary; of two that claim it, the one of the newer term, since the other was voted out and has not heard.
@@ -186,9 +184,7 @@ impl Seen {
         self.members
             .iter()
             .filter_map(|(host, member)| match member {
-                Member::Initialised(view) if view.state == State::Primary => {
-                    Some((view.term, host.as_str()))
-                }
+                Member::Initialised(view) if view.state == State::Primary => Some((view.term, host.as_str())),
                 _ => None,
             })
             .max()

@@ -29,28 +29,16 @@ fn config(members: usize) -> Config {
         version: 1,
         term: 1,
         election_timeout_millis: Some(ELECTION_TIMEOUT_MILLIS),
-        members: (0..members)
-            .map(|ordinal| ConfigMember {
-                host: host(ordinal),
-                votes: true,
-            })
-            .collect(),
+        members: (0..members).map(|ordinal| ConfigMember { host: host(ordinal), votes: true }).collect(),
     }
 }
 
 fn member(state: State, config: &Config) -> Member {
-    Member::Initialised(View {
-        state,
-        term: 1,
-        config: config.clone(),
-    })
+    Member::Initialised(View { state, term: 1, config: config.clone() })
 }
 
 fn seen(members: Vec<Member>, users: UserState) -> Seen {
-    Seen {
-        members: (0..).map(host).zip(members).collect(),
-        users: Some(User::ALL.map(|user| (user, users)).into()),
-    }
+    Seen { members: (0..).map(host).zip(members).collect(), users: Some(User::ALL.map(|user| (user, users)).into()) }
 }
 
 fn healthy(members: usize) -> Seen {
@@ -64,30 +52,20 @@ fn healthy(members: usize) -> Seen {
 }
 
 fn down() -> Member {
-    Member::Unreachable {
-        error: "connection refused".to_owned(),
-    }
+    Member::Unreachable { error: "connection refused".to_owned() }
 }
 
 #[test]
 fn a_set_is_made_on_the_first_member_when_all_are_empty() {
     let seen = seen(vec![Member::Uninitialised; 3], UserState::Missing);
-    assert_eq!(
-        next_step(&wanted(3), &seen),
-        Step::Initiate { on: host(0) }
-    );
+    assert_eq!(next_step(&wanted(3), &seen), Step::Initiate { on: host(0) });
 }
 
 #[test]
 fn no_set_is_made_while_a_member_is_silent_refusing_or_starting() {
-    let refused = Member::Refused {
-        error: "authentication failed".to_owned(),
-    };
+    let refused = Member::Refused { error: "authentication failed".to_owned() };
     for other in [down(), refused, Member::Starting] {
-        let seen = seen(
-            vec![Member::Uninitialised, Member::Uninitialised, other],
-            UserState::Missing,
-        );
+        let seen = seen(vec![Member::Uninitialised, Member::Uninitialised, other], UserState::Missing);
         match next_step(&wanted(3), &seen) {
             Step::Wait { reason } => assert!(reason.contains(&host(2)), "{reason}"),
             step => panic!("{step:?}"),
@@ -115,19 +93,11 @@ fn a_member_of_another_set_is_refused() {
     let mut foreign = config(3);
     foreign.id = "2".to_owned();
     let mut two_sets = healthy(3);
-    two_sets
-        .members
-        .insert(host(2), member(State::Secondary, &foreign));
-    assert!(matches!(
-        next_step(&wanted(3), &two_sets),
-        Step::Refuse { .. }
-    ));
+    two_sets.members.insert(host(2), member(State::Secondary, &foreign));
+    assert!(matches!(next_step(&wanted(3), &two_sets), Step::Refuse { .. }));
     let mut other_name = wanted(3);
     other_name.set = "rs1".to_owned();
-    assert!(matches!(
-        next_step(&other_name, &healthy(3)),
-        Step::Refuse { .. }
-    ));
+    assert!(matches!(next_step(&other_name, &healthy(3)), Step::Refuse { .. }));
 }
 
 #[test]
@@ -154,11 +124,7 @@ fn a_member_that_is_down_is_named_and_the_rest_stays_writable() {
 #[test]
 fn of_two_primaries_the_one_of_the_newer_term_counts() {
     let mut seen = healthy(3);
-    let newer = View {
-        state: State::Primary,
-        term: 2,
-        config: config(3),
-    };
+    let newer = View { state: State::Primary, term: 2, config: config(3) };
     seen.members.insert(host(1), Member::Initialised(newer));
     assert_eq!(seen.primary(), Some(host(1).as_str()));
 }
@@ -193,7 +159,7 @@ fn an_even_number_of_members_keeps_an_odd_number_of_votes() {
             .get_array("members")
             .unwrap()
             .iter()
-            .filter(|member| member.as_document().unwrap().get_i32("votes") .unwrap()== 1)
+            .filter(|member| member.as_document().unwrap().get_i32("votes").unwrap() == 1)
             .count();
         assert_eq!(voting, votes, "of {members} members");
     }
@@ -201,13 +167,7 @@ fn an_even_number_of_members_keeps_an_odd_number_of_votes() {
 
 #[test]
 fn any_password_survives_the_connection_string() {
-    let text = connection_string(
-        &[host(0), host(1)],
-        "application",
-        "p@ss:w/rd?%ü",
-        "stockmarket",
-        "rs0",
-    );
+    let text = connection_string(&[host(0), host(1)], "application", "p@ss:w/rd?%ü", "stockmarket", "rs0");
     assert_eq!(
         text,
         "mongodb://application:p%40ss%3Aw%2Frd%3F%25%C3%BC@demo-database-0.demo-database:27017,\
@@ -217,10 +177,7 @@ fn any_password_survives_the_connection_string() {
 
 #[test]
 fn secrets_are_not_in_debug_text() {
-    let account = |name: &str| Account {
-        name: name.to_owned(),
-        password: "hidden".to_owned(),
-    };
+    let account = |name: &str| Account { name: name.to_owned(), password: "hidden".to_owned() };
     let credentials = Credentials {
         key: "hidden".to_owned(),
         administrator: account("a"),
@@ -236,11 +193,8 @@ fn a_window_without_a_number_has_an_unknown_count_not_zero() {
     let id = ObjectId::new();
     let foreign = windows::latest(&doc! {"_id": id, "avgPrice": 12.5}).unwrap();
     assert_eq!(foreign.windows, None);
-    assert_eq!(
-        foreign.at.unwrap().as_millisecond(),
-        id.timestamp().timestamp_millis()
-    );
-    assert_eq!(windows::latest(&doc! {"_id": id}), None);
+    assert_eq!(foreign.at.as_millisecond(), id.timestamp().timestamp_millis());
+    assert_eq!(windows::latest(&doc! {"_id": id, "window": 1}), None);
 }
 
 // ---- every state of a small world ----
@@ -267,13 +221,7 @@ struct Node {
 impl World {
     fn empty(members: usize) -> Self {
         Self {
-            nodes: vec![
-                Node {
-                    up: true,
-                    config: None
-                };
-                members
-            ],
+            nodes: vec![Node { up: true, config: None }; members],
             primary: None,
             users: vec![UserState::Missing; 3],
             decided: [None, None],
@@ -307,10 +255,7 @@ impl World {
             Step::Wait { .. } | Step::Refuse { .. } | Step::Done => {}
             Step::Initiate { on } => {
                 assert_eq!(*on, host(0));
-                let quorum_check = self
-                    .nodes
-                    .iter()
-                    .all(|node| node.up && node.config.is_none());
+                let quorum_check = self.nodes.iter().all(|node| node.up && node.config.is_none());
                 if quorum_check {
                     self.sets_made += 1;
                     let mut config = config(self.nodes.len());
@@ -324,11 +269,7 @@ impl World {
                     self.users[*user as usize] = UserState::Current;
                 }
             }
-            Step::Reconfigure {
-                on,
-                from_version,
-                change,
-            } => {
+            Step::Reconfigure { on, from_version, change } => {
                 let Some(primary) = self.primary.filter(|primary| host(*primary) == *on) else {
                     return;
                 };
@@ -338,10 +279,7 @@ impl World {
                 }
                 config.version += 1;
                 match change {
-                    Change::Add(host) => config.members.push(ConfigMember {
-                        host: host.clone(),
-                        votes: false,
-                    }),
+                    Change::Add(host) => config.members.push(ConfigMember { host: host.clone(), votes: false }),
                     Change::Promote(host) => {
                         for member in &mut config.members {
                             member.votes |= member.host == *host;
@@ -363,18 +301,13 @@ impl World {
             let majority = |config: &Config| {
                 let voters: Vec<_> = config.members.iter().filter(|m| m.votes).collect();
                 let alive = voters.iter().filter(|voter| {
-                    self.nodes
-                        .iter()
-                        .enumerate()
-                        .any(|(other, node)| node.up && host(other) == voter.host)
+                    self.nodes.iter().enumerate().any(|(other, node)| node.up && host(other) == voter.host)
                 });
                 alive.count() * 2 > voters.len()
             };
-            let newest = self.nodes.iter().all(|other| {
-                other.config.as_ref().map(|c| c.version).unwrap_or(0) <= config.version
-            });
-            if node.up && self.primary.is_none() && newest && votes(config, ordinal) && majority(config)
-            {
+            let newest =
+                self.nodes.iter().all(|other| other.config.as_ref().map(|c| c.version).unwrap_or(0) <= config.version);
+            if node.up && self.primary.is_none() && newest && votes(config, ordinal) && majority(config) {
                 let mut world = self.clone();
                 world.primary = Some(ordinal);
                 next.push(world);
@@ -490,10 +423,7 @@ fn listed(config: &Config, ordinal: usize) -> bool {
 }
 
 fn votes(config: &Config, ordinal: usize) -> bool {
-    config
-        .members
-        .iter()
-        .any(|m| m.votes && m.host == host(ordinal))
+    config.members.iter().any(|m| m.votes && m.host == host(ordinal))
 }
 
 fn explore(start: World, wanted: &Wanted) -> usize {

@@ -8,59 +8,68 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::Error;
+use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria, ServerMonitoringMode};
 use mongodb::{Client, Collection};
 use tokio::time::timeout;
 
 use super::DatabaseError;
-use super::client::{close, code_of, connect, first_line};
-use super::credentials::Account;
+use super::client::{close, code_of, first_line};
 use super::document::integer;
 
 /// Longest time for all companies together.
 const READ: Duration = Duration::from_secs(3);
 /// Reads under way at once; the client holds as many connections.
-const TOGETHER: usize = 2;
+const TOGETHER: u32 = 2;
 
 /// The newest window of a company.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Latest {
     /// How many windows there are: the newest window's number plus one. `None` when the document was written by a
     /// program that does not number them, since counting would read the whole collection.
-    pub windows: Option<u64>,
+    pub windows: Option<i64>,
     /// Average price of the newest window.
     pub price: f64,
     /// Time of its last event; without one, the time the document was made (from its `_id`, whole seconds).
-    pub at: Option<Timestamp>,
+    pub at: Timestamp,
 }
 
-/// The newest window of each of `companies`, by company; one without a window is absent. `member` (`host:port`) is best
-/// the primary. Takes at most three seconds.
+/// The newest window of each of `companies`, by company; one without a window is absent. `address` is that of the
+/// application user, from [`super::connection_string`]. Takes at most three seconds.
 ///
 /// # Errors
-/// The member did not answer in time or refused the application account.
+/// No member answered in time, or the application user was refused.
 pub async fn latest_windows(
-    member: &str,
-    application: &Account,
+    address: &str,
     database: &str,
     collection: &str,
     companies: &[String],
 ) -> Result<BTreeMap<String, Latest>, DatabaseError> {
-    let failed = |code, message| DatabaseError {
+    let failed = |member: &str, code, message| DatabaseError {
         act: format!("read the newest windows of {database}.{collection}"),
         member: member.to_owned(),
         code,
         message,
     };
-    let by_driver = |error: Error| failed(code_of(&error), first_line(&error));
-    let client = connect(member, application.credential(), READ).map_err(by_driver)?;
+    // The parser's own text could quote the address, and so the password.
+    let mut options = ClientOptions::parse(address)
+        .await
+        .map_err(|_| failed("unknown", None, "the connection string is not one".to_owned()))?;
+    let members: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
+    let members = members.join(",");
+    let by_driver = |error: Error| failed(&members, code_of(&error), first_line(&error));
+    options.app_name = Some("stockpipeline-operator".to_owned());
+    options.connect_timeout = Some(READ);
+    options.server_selection_timeout = Some(READ);
+    options.max_pool_size = Some(TOGETHER);
+    options.selection_criteria =
+        Some(SelectionCriteria::ReadPreference(ReadPreference::PrimaryPreferred { options: None }));
+    options.server_monitoring_mode = Some(ServerMonitoringMode::Poll);
+    let client = Client::with_options(options).map_err(by_driver)?;
     let answer = timeout(READ, read(&client, database, collection, companies)).await;
     close(client).await;
     match answer {
         Ok(found) => found.map_err(by_driver),
-        Err(_) => Err(failed(
-            None,
-            format!("no answer within {} s", READ.as_secs()),
-        )),
+        Err(_) => Err(failed(&members, None, format!("no answer within {} s", READ.as_secs()))),
     }
 }
 
@@ -84,7 +93,7 @@ async fn read(
                 Ok((company, newest.as_ref().and_then(latest)))
             }
         })
-        .buffer_unordered(TOGETHER)
+        .buffer_unordered(TOGETHER as usize)
         .collect()
         .await;
     found
@@ -96,7 +105,7 @@ async fn read(
         .collect()
 }
 
-/// Reads a window document; `None` when it has no price.
+/// Reads a window document; `None` when it has no price or no time.
 pub fn latest(document: &Document) -> Option<Latest> {
     let price = match document.get("avgPrice")? {
         Bson::Double(price) => *price,
@@ -109,17 +118,10 @@ pub fn latest(document: &Document) -> Option<Latest> {
         Some(_) => integer(document, "lastAt"),
         None => None,
     };
-    let made = || {
-        document
-            .get_object_id("_id")
-            .ok()
-            .map(|id| id.timestamp().timestamp_millis())
-    };
+    let made = || Some(document.get_object_id("_id").ok()?.timestamp().timestamp_millis());
     Some(Latest {
-        windows: integer(document, "window").and_then(|window| u64::try_from(window + 1).ok()),
+        windows: integer(document, "window").map(|window| window.saturating_add(1)),
         price,
-        at: written
-            .or_else(made)
-            .and_then(|millis| Timestamp::from_millisecond(millis).ok()),
+        at: Timestamp::from_millisecond(written.or_else(made)?).ok()?,
     })
 }

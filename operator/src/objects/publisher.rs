@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::Container;
 use wire::env;
 
 use super::{Objects, Replace, WORKLOAD_USER, pod};
-use crate::crd::QueueType;
 use crate::names::{self, Part};
 use crate::plan::{Company, Plan};
 use crate::read::key;
@@ -53,12 +52,9 @@ fn container(plan: &Plan, company: &Company) -> Container {
     workload("stock-publisher", variables)
 }
 
-/// The name of the queue type as the programs take it.
+/// The queue type as the programs take it.
 pub(super) fn queue_type(plan: &Plan) -> &'static str {
-    match plan.broker.queue_type {
-        QueueType::Quorum => "quorum",
-        QueueType::Classic => "classic",
-    }
+    wire::queue::QueueType::from(plan.broker.queue_type).as_str()
 }
 
 /// The container of a program without a page: publisher or consumer.

@@ -1,0 +1,64 @@
+{{/* Name of every object: the release's, which says stockpipeline in any case. */}}
+{{- define "stockpipeline.name" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 53 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" (.Release.Name | trunc 40 | trimSuffix "-") .Chart.Name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Cluster-wide objects carry the namespace too, so that two releases never share one. */}}
+{{- define "stockpipeline.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "stockpipeline.name" .) -}}
+{{- end -}}
+
+{{- define "stockpipeline.selector" -}}
+app.kubernetes.io/name: stockpipeline-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "stockpipeline.labels" -}}
+{{ include "stockpipeline.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* An image of ours: as set, or of the chart's version. Called with (list . "operator"). */}}
+{{- define "stockpipeline.image" -}}
+{{- $root := index . 0 -}}
+{{- $name := index . 1 -}}
+{{- index $root.Values.images $name | default (printf "ghcr.io/stockpipeline/%s:%s" $name $root.Chart.AppVersion) -}}
+{{- end -}}
+
+{{/* What the operator may do to pipelines and their children. Whole, so that a Role and a ClusterRole never differ. */}}
+{{- define "stockpipeline.rules" -}}
+- apiGroups: [stockpipeline.io]
+  resources: [stockpipelines]
+  verbs: [get, list, watch, patch, update]
+- apiGroups: [stockpipeline.io]
+  resources: [stockpipelines/status]
+  verbs: [get, patch, update]
+# An owner reference that blocks the owner's deletion needs this where OwnerReferencesPermissionEnforcement is on.
+- apiGroups: [stockpipeline.io]
+  resources: [stockpipelines/finalizers]
+  verbs: [update]
+- apiGroups: [""]
+  resources: [secrets, configmaps, services, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods, persistentvolumeclaims]
+  verbs: [get, list, watch]
+- apiGroups: [apps]
+  resources: [deployments, statefulsets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies, ingresses]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}

@@ -1,0 +1,151 @@
+//! A namespace of a test's own, and what a user does in it.
+//! Rule: it is labelled restricted, gone afterwards (KEEP=1 keeps it), and shown when the test fails.
+
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use futures::FutureExt;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, Resource, ResourceExt};
+use operator::crd::StockPipeline;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{dump, wait_until};
+
+/// Field manager of the user these tests play.
+const USER: &str = "user";
+/// A light pipeline is ready long before; a machine that also builds is slower.
+pub const READY_WITHIN: Duration = Duration::from_secs(150);
+/// Longest that a namespace takes to go, whatever is in it.
+pub const GONE_WITHIN: Duration = Duration::from_secs(60);
+
+/// A namespace of one test.
+pub struct Space {
+    /// The cluster of KUBECONFIG.
+    pub client: Client,
+    /// The namespace.
+    pub namespace: String,
+}
+
+/// Runs a test in a new namespace, and removes the namespace afterwards.
+///
+/// # Errors
+/// The test's own, or the namespace did not go.
+pub async fn with_namespace(name: &str, test: impl AsyncFnOnce(&Space) -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    let space = Space::create(name).await?;
+    let outcome = match AssertUnwindSafe(test(&space)).catch_unwind().await {
+        Ok(outcome) => outcome,
+        Err(panic) => Err(anyhow!("{}", panic.downcast::<String>().map_or_else(|_| "the test panicked, see above".into(), |text| *text))),
+    };
+    let tested = start.elapsed();
+    if let Err(error) = &outcome {
+        eprintln!("{name} failed after {:.1} s: {error:#}", tested.as_secs_f64());
+        dump::dump(&space.namespace).await;
+    }
+    if std::env::var("KEEP").is_ok_and(|keep| keep == "1") {
+        eprintln!("KEEP=1: namespace {} stays", space.namespace);
+        return outcome;
+    }
+    let removed = space.remove().await;
+    println!("{name}: {:.1} s, and {:.1} s to clean up", tested.as_secs_f64(), (start.elapsed() - tested).as_secs_f64());
+    outcome.and(removed)
+}
+
+impl Space {
+    async fn create(name: &str) -> Result<Self> {
+        let client = Client::try_default().await.context("no cluster: set KUBECONFIG, for example to .local/kubeconfig")?;
+        // Seconds would do between two runs; two tests at once differ by their names.
+        let unique = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() % 100_000_000;
+        let namespace = format!("e2e-{name}-{unique}");
+        let object = json!({"metadata": {"name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted", "stockpipeline.io/test": name}}});
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        namespaces.create(&PostParams::default(), &serde_json::from_value(object)?).await.with_context(|| format!("create namespace {namespace}"))?;
+        Ok(Self { client, namespace })
+    }
+
+    /// Deletes the namespace and waits until it is gone.
+    ///
+    /// # Errors
+    /// It is still there after [`GONE_WITHIN`].
+    pub async fn remove(&self) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        match namespaces.delete(&self.namespace, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            other => other.with_context(|| format!("delete namespace {}", self.namespace))?,
+        };
+        wait_until(&format!("namespace {} is gone", self.namespace), GONE_WITHIN, async || match namespaces.get_opt(&self.namespace).await? {
+            None => Ok(()),
+            Some(left) => Err(anyhow!("it is still there: {}", serde_json::to_string(&left.status)?)),
+        })
+        .await
+    }
+
+    /// The objects of a kind in this namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Does what `kubectl apply --server-side` does with a StockPipeline.
+    ///
+    /// # Errors
+    /// The API server refused it; the message has its words.
+    pub async fn apply(&self, pipeline: &Value) -> Result<StockPipeline> {
+        let name = pipeline["metadata"]["name"].as_str().context("the pipeline has no name")?;
+        Ok(self.api::<StockPipeline>().patch(name, &PatchParams::apply(USER), &Patch::Apply(pipeline)).await?)
+    }
+
+    /// Applies a pipeline and waits until it is ready; gives the time that took.
+    ///
+    /// # Errors
+    /// It was refused, or not ready within [`READY_WITHIN`].
+    pub async fn apply_until_ready(&self, pipeline: &Value) -> Result<Duration> {
+        let start = Instant::now();
+        let applied = self.apply(pipeline).await?;
+        self.ready(&applied.name_any()).await?;
+        Ok(start.elapsed())
+    }
+
+    /// Waits until a pipeline's status says Ready of its newest generation.
+    ///
+    /// # Errors
+    /// It does not within [`READY_WITHIN`].
+    pub async fn ready(&self, name: &str) -> Result<StockPipeline> {
+        let pipelines = self.api::<StockPipeline>();
+        wait_until(&format!("pipeline {name} is Ready"), READY_WITHIN, async || {
+            let pipeline = pipelines.get(name).await?;
+            let status = pipeline.status.as_ref().context("it has no status")?;
+            let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").context("it has no condition Ready")?;
+            ensure!(status.observed_generation == pipeline.metadata.generation, "its status is of generation {:?}", status.observed_generation);
+            ensure!(ready.status == "True", "Ready={} {}: {}", ready.status, ready.reason, ready.message);
+            Ok(pipeline)
+        })
+        .await
+    }
+
+    /// The pods of a part of a pipeline.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn pods(&self, pipeline: &str, part: &str) -> Result<Vec<Pod>> {
+        self.list(&format!("{}={pipeline},{}={part}", operator::names::INSTANCE, operator::names::COMPONENT)).await
+    }
+
+    /// The objects of a kind that labels select.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn list<K>(&self, labels: &str) -> Result<Vec<K>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        Ok(self.api::<K>().list(&ListParams::default().labels(labels)).await?.items)
+    }
+}

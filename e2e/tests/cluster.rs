@@ -1,0 +1,10 @@
+//! The promises that hold on a cluster, one file per group.
+//! Rule: every test has a namespace of its own, so any of them can run alone: `-- companies`.
+
+mod bad_input;
+mod companies;
+mod delete;
+mod drift;
+mod install;
+mod operator_killed;
+mod replicas;

@@ -1,0 +1,61 @@
+//! `stock-consumer`: reads one company's queue, averages each thousand events, stores the window, then acknowledges it.
+//! Rule: a failure of either server drops what is held unacknowledged and starts anew, for ever; the broker delivers again.
+
+pub mod batch;
+pub mod dead_letters;
+pub mod identity;
+pub mod intake;
+pub mod metrics;
+pub mod pipeline;
+pub mod session;
+pub mod settings;
+pub mod store;
+
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use self::metrics::Metrics;
+use self::session::Session;
+pub use self::settings::{Args, Settings};
+use crate::backoff::Backoff;
+use crate::health::{self, Health, Readiness};
+
+/// Consumes until `stop`; health and metrics are served on `listener`.
+///
+/// # Errors
+/// When the database's options contradict each other; everything that fails later is tried again.
+pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::waiting("connecting to the broker and the database");
+    tokio::spawn(health::serve(listener, Health::new(readiness.clone(), registry), stop.clone()));
+    let windows = settings.database.windows()?;
+    let mut backoff = Backoff::default();
+    while !stop.is_cancelled() {
+        let started = Instant::now();
+        let opened = tokio::select! {
+            opened = Session::open(&settings, &windows, &metrics) => opened,
+            () = stop.cancelled() => break,
+        };
+        let ended = match opened {
+            Ok(session) => {
+                readiness.ready();
+                session.consume(&stop).await
+            }
+            Err(error) => Err(error),
+        };
+        let Err(error) = ended else { break };
+        backoff.reset_after(started.elapsed());
+        let pause = backoff.next(rand::random());
+        tracing::warn!("{error:#}; trying again in {pause:.1?}");
+        readiness.not_ready(format!("{error:#}"));
+        metrics.reconnects.inc();
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    Ok(())
+}

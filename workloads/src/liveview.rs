@@ -1,0 +1,69 @@
+//! `stock-liveview`: shows the newest average of each company on a page, over WebSocket, server-sent events and JSON.
+//! Rule: one reader follows the database; all pages share one frame.
+
+pub mod beat;
+pub mod board;
+pub mod feed;
+pub mod metrics;
+pub mod page;
+pub mod routes;
+pub mod settings;
+pub mod socket;
+pub mod windows;
+
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::feed::Feed;
+use self::metrics::Metrics;
+use self::routes::Service;
+pub use self::settings::{Args, Settings};
+use self::socket::Sockets;
+use crate::health::{Health, Readiness};
+
+/// Bound of the goodbyes after the grace.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+
+/// Serves until `stop`, then a short grace, then says goodbye to the pages.
+///
+/// # Errors
+/// When the database's options contradict each other; everything that fails later is tried again.
+pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::waiting("reading the database for the first time");
+    let windows = settings.database.windows()?;
+    let (sender, frames) = watch::channel(None);
+    let (closing, open) = (CancellationToken::new(), TaskTracker::new());
+    let feed = Feed { windows: windows.clone(), pod: settings.pod, readiness: readiness.clone(), metrics: metrics.clone(), frames: sender };
+    let feeding = tokio::spawn(feed.run());
+    let sockets = Sockets { frames, closing: closing.clone(), open: open.clone(), metrics };
+    let app = routes::router(Service { sockets, windows }).merge(Health::new(readiness.clone(), registry).router());
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("serving on http://{address}");
+    }
+    let serving = axum::serve(listener, app).with_graceful_shutdown(closing.clone().cancelled_owned());
+    let stopping = async {
+        stop.cancelled().await;
+        // Balancers hear of it first and send nobody new; who is here is still served.
+        readiness.stopping();
+        sleep(settings.grace).await;
+        closing.cancel();
+        feeding.abort();
+        open.close();
+        if timeout(LAST_ANSWERS, open.wait()).await.is_err() {
+            tracing::info!("{} pages did not say goodbye", open.len());
+        }
+    };
+    tokio::select! {
+        served = async { tokio::join!(async { serving.await }, stopping).0 } => served?,
+        () = async { closing.cancelled().await; sleep(2 * LAST_ANSWERS).await } => tracing::info!("some requests had no end"),
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Reads windows from the database, whoever wrote them.
+//! Rule: every query walks an index by company; none grows with the number of documents.
+
+use futures::TryStreamExt;
+use mongodb::Collection;
+use mongodb::bson::{Bson, Document, doc};
+use wire::window::field;
+use wire::{Symbol, Window};
+
+/// The newest window of each company.
+///
+/// Sorted like the index, `$group` with `$first` becomes a DISTINCT_SCAN: one step of the index per company.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn newest(windows: &Collection<Document>) -> mongodb::error::Result<Vec<Window>> {
+    let newest = doc! {"_id": format!("${}", field::COMPANY), "newest": {"$first": "$$ROOT"}};
+    let pipeline = [doc! {"$sort": {field::COMPANY: 1, field::ID: -1}}, doc! {"$group": newest}];
+    let groups: Vec<Document> = windows.aggregate(pipeline).await?.try_collect().await?;
+    Ok(groups.iter().filter_map(|group| group.get_document("newest").ok()).filter_map(window).collect())
+}
+
+/// The newest windows of one company, newest first.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn of_company(windows: &Collection<Document>, company: &Symbol, limit: i64) -> mongodb::error::Result<Vec<Window>> {
+    let found = windows.find(doc! {field::COMPANY: company.as_str()}).sort(doc! {field::ID: -1}).limit(limit).await?;
+    let documents: Vec<Document> = found.try_collect().await?;
+    Ok(documents.iter().filter_map(window).collect())
+}
+
+/// A document as the page sees it; `None` when it has no company or no average. Foreign programs may write numbers of any kind.
+#[must_use]
+pub fn window(document: &Document) -> Option<Window> {
+    let number = |name: &str| document.get(name).and_then(amount);
+    let whole = |name: &str| document.get(name).and_then(amount).map(|amount| amount as i64);
+    let text = |name: &str| document.get(name).and_then(Bson::as_str).map(str::to_owned);
+    let time = |name: &str| document.get_datetime(name).ok().and_then(|time| time.try_to_rfc3339_string().ok());
+    Some(Window {
+        id: document.get(field::ID).map(identity)?,
+        company: text(field::COMPANY)?,
+        avg_price: number(field::AVERAGE_PRICE)?,
+        window: whole(field::WINDOW),
+        count: whole(field::COUNT),
+        min: number(field::MIN),
+        max: number(field::MAX),
+        open: number(field::OPEN),
+        close: number(field::CLOSE),
+        buys: whole(field::BUYS),
+        sells: whole(field::SELLS),
+        first_at: time(field::FIRST_AT),
+        last_at: time(field::LAST_AT),
+        unsequenced: whole(field::UNSEQUENCED),
+        writer: text(field::WRITER),
+    })
+}
+
+/// An identity as text: the digits of an ObjectId, anything else as it prints.
+#[must_use]
+pub fn identity(id: &Bson) -> String {
+    match id {
+        Bson::ObjectId(id) => id.to_hex(),
+        Bson::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn amount(value: &Bson) -> Option<f64> {
+    match value {
+        Bson::Double(number) => Some(*number),
+        Bson::Int32(number) => Some(f64::from(*number)),
+        Bson::Int64(number) => Some(*number as f64),
+        Bson::Decimal128(number) => number.to_string().parse().ok(),
+        _ => None,
+    }
+    .filter(|number| number.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::DateTime;
+    use mongodb::bson::oid::ObjectId;
+
+    use super::*;
+
+    #[test]
+    fn a_foreign_document_is_a_window_with_what_it_has() {
+        let id = ObjectId::new();
+        let foreign = window(&doc! {"_id": id, "company": "MSFT", "avgPrice": 300_i32}).unwrap();
+        assert_eq!((foreign.id, foreign.avg_price, foreign.count), (id.to_hex(), 300.0, None));
+    }
+
+    #[test]
+    fn our_document_is_a_window_with_its_times_as_text() {
+        let document = doc! {
+            "_id": "7", "company": "MSFT", "avgPrice": 1.5, "window": 3_i64, "count": 1000_i64,
+            "firstAt": DateTime::from_millis(1_800_000_000_123), "writer": "w",
+        };
+        let ours = window(&document).unwrap();
+        assert_eq!((ours.id.as_str(), ours.window, ours.count), ("7", Some(3), Some(1000)));
+        assert_eq!(ours.first_at.as_deref(), Some("2027-01-15T08:00:00.123Z"));
+    }
+
+    #[test]
+    fn a_document_without_company_or_average_is_no_window() {
+        for document in [doc! {"_id": 1, "company": "A"}, doc! {"_id": 1, "avgPrice": 1.0}, doc! {"_id": 1, "company": 7, "avgPrice": 1.0}, doc! {"_id": 1, "company": "A", "avgPrice": f64::NAN}] {
+            assert_eq!(window(&document), None, "{document}");
+        }
+    }
+}
