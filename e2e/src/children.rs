@@ -4,15 +4,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt;
 use kube::api::{ListParams, ObjectMeta};
-use kube::core::PartialObjectMeta;
-use kube::{Resource, ResourceExt};
 
-use crate::Space;
+use crate::{Kind, Space};
 
 /// Metadata by `Kind/name`.
 pub type Children = BTreeMap<String, ObjectMeta>;
@@ -32,13 +30,17 @@ pub async fn children(space: &Space, pipeline: &str) -> Result<Children> {
     Ok(found)
 }
 
-async fn collect<K>(space: &Space, pipeline: &str, found: &mut Children) -> Result<()>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    let labels = format!("{}={},{}={pipeline}", operator::names::MANAGED_BY, operator::names::MANAGER, operator::names::INSTANCE);
-    let list: kube::core::ObjectList<PartialObjectMeta<K>> = space.api::<K>().list_metadata(&ListParams::default().labels(&labels)).await?;
-    found.extend(list.items.into_iter().map(|object| (format!("{}/{}", K::kind(&()), object.name_any()), object.metadata)));
+async fn collect<K: Kind>(space: &Space, pipeline: &str, found: &mut Children) -> Result<()> {
+    let labels = format!(
+        "{}={},{}={pipeline}",
+        operator::names::MANAGED_BY,
+        operator::names::MANAGER,
+        operator::names::INSTANCE
+    );
+    let list = space.api::<K>().list_metadata(&ListParams::default().labels(&labels)).await?;
+    found.extend(
+        list.items.into_iter().map(|object| (format!("{}/{}", K::kind(&()), object.name_any()), object.metadata)),
+    );
     Ok(())
 }
 
@@ -51,7 +53,9 @@ pub fn differences(before: &Children, after: &Children) -> Vec<String> {
             (Some(_), None) => Some(format!("{name} is gone")),
             (None, Some(_)) => Some(format!("{name} is new")),
             (Some(old), Some(new)) if old.uid != new.uid => Some(format!("{name} was made anew")),
-            (Some(old), Some(new)) if old.resource_version != new.resource_version => Some(format!("{name} was written by {}", writer(new))),
+            (Some(old), Some(new)) if old.resource_version != new.resource_version => {
+                Some(format!("{name} was written by {}", writer(new)))
+            }
             _ => None,
         })
         .collect()

@@ -12,15 +12,33 @@ const PODS_MAX: usize = 20;
 pub async fn dump(namespace: &str) {
     eprintln!("──── what is in namespace {namespace} ────");
     section(&["get", "stockpipelines", "--namespace", namespace, "--output", "wide"]).await;
-    let conditions = r#"jsonpath={range .items[*].status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}"#;
+    let conditions =
+        r#"jsonpath={range .items[*].status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}"#;
     section(&["get", "stockpipelines", "--namespace", namespace, "--output", conditions]).await;
-    section(&["get", "pods,statefulsets,deployments,persistentvolumeclaims", "--namespace", namespace, "--output", "wide"]).await;
+    section(&[
+        "get",
+        "pods,statefulsets,deployments,persistentvolumeclaims",
+        "--namespace",
+        namespace,
+        "--output",
+        "wide",
+    ])
+    .await;
     section(&["get", "events", "--namespace", namespace, "--sort-by", ".metadata.creationTimestamp"]).await;
     let pods = kubectl(&["get", "pods", "--namespace", namespace, "--output", "name"]).await.unwrap_or_default();
     for pod in pods.lines().take(PODS_MAX) {
         section(&["logs", "--namespace", namespace, "--all-containers", "--tail", "15", pod]).await;
     }
-    section(&["logs", "--namespace", &crate::operator_pod::namespace(), "--selector", crate::operator_pod::SELECTOR, "--tail", "40"]).await;
+    section(&[
+        "logs",
+        "--namespace",
+        &crate::operator_pod::namespace(),
+        "--selector",
+        crate::operator_pod::SELECTOR,
+        "--tail",
+        "40",
+    ])
+    .await;
 }
 
 async fn section(arguments: &[&str]) {

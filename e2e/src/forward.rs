@@ -37,7 +37,9 @@ impl Forward {
         let output = child.stdout.take().context("kubectl has no output")?;
         let mut lines = BufReader::new(output).lines();
         // "Forwarding from 127.0.0.1:34567 -> 8080"
-        let line = timeout(PATIENCE, lines.next_line()).await.with_context(|| format!("kubectl port-forward {target} says nothing"))??;
+        let line = timeout(PATIENCE, lines.next_line())
+            .await
+            .with_context(|| format!("kubectl port-forward {target} says nothing"))??;
         let Some(port) = line.as_deref().and_then(local_port) else {
             let mut complaint = String::new();
             if let Some(mut errors) = child.stderr.take() {

@@ -9,7 +9,16 @@ use tokio::process::Command;
 /// # Errors
 /// kubectl is not on the PATH, or it failed; the message has its own words.
 pub async fn kubectl(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("kubectl").args(arguments).output().await.context("run kubectl: is it on the PATH (e2e/cluster/up links it into .local/bin)")?;
-    ensure!(output.status.success(), "kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    let output = Command::new("kubectl")
+        .args(arguments)
+        .output()
+        .await
+        .context("run kubectl: is it on the PATH (e2e/cluster/up links it into .local/bin)")?;
+    ensure!(
+        output.status.success(),
+        "kubectl {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -11,5 +11,5 @@ pub mod page;
 pub mod space;
 pub mod wait;
 
-pub use space::{Space, with_namespace};
+pub use space::{Kind, Space, with_namespace};
 pub use wait::wait_until;

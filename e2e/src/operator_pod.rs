@@ -44,7 +44,11 @@ pub async fn back(client: &Client, killed: &[String]) -> Result<()> {
         let found = pods.list(&ListParams::default().labels(SELECTOR)).await?.items;
         let new: Vec<&Pod> = found.iter().filter(|pod| !killed.contains(&pod.name_any())).collect();
         let conditions = new.iter().filter_map(|pod| pod.status.as_ref()?.conditions.as_ref()).flatten();
-        ensure!(conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True"), "{} new pods, none ready", new.len());
+        ensure!(
+            conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            "{} new pods, none ready",
+            new.len()
+        );
         Ok(())
     })
     .await
@@ -60,14 +64,22 @@ impl Metrics {
     /// It does not answer.
     pub async fn read() -> Result<Self> {
         let forward = Forward::open(&namespace(), "deployment/stockpipeline", 8080).await?;
-        Ok(Self(reqwest::get(format!("{}/metrics", forward.url())).await.context("read the operator's metrics")?.text().await?))
+        Ok(Self(
+            reqwest::get(format!("{}/metrics", forward.url()))
+                .await
+                .context("read the operator's metrics")?
+                .text()
+                .await?,
+        ))
     }
 
     /// The sum of all samples of `name` whose labels contain `label`.
     pub fn sum(&self, name: &str, label: &str) -> f64 {
         self.0
             .lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label))
+            .filter(|line| {
+                line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
+            })
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }

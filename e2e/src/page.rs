@@ -44,7 +44,10 @@ impl Page {
     pub async fn open(space: &Space, pipeline: &str) -> Result<Self> {
         let forward = Forward::open(&space.namespace, &format!("service/{pipeline}-edge"), 80).await?;
         let opening = connect_async(format!("ws://127.0.0.1:{}/", forward.port));
-        let (socket, _) = timeout(NEXT_FRAME, opening).await.context("NGINX does not answer")?.context("open the page's WebSocket")?;
+        let (socket, _) = timeout(NEXT_FRAME, opening)
+            .await
+            .context("NGINX does not answer")?
+            .context("open the page's WebSocket")?;
         Ok(Self { socket, _forward: forward })
     }
 
@@ -54,7 +57,9 @@ impl Page {
     /// The socket closed, nothing came in time, or what came is not a frame.
     pub async fn next(&mut self) -> Result<Prices> {
         loop {
-            let message = timeout(NEXT_FRAME, self.socket.next()).await.with_context(|| format!("no frame within {} s", NEXT_FRAME.as_secs()))?;
+            let message = timeout(NEXT_FRAME, self.socket.next())
+                .await
+                .with_context(|| format!("no frame within {} s", NEXT_FRAME.as_secs()))?;
             match message.context("the page's WebSocket ended")?? {
                 Message::Text(text) => return prices(&serde_json::from_str(&text)?),
                 Message::Close(reason) => bail!("the page's WebSocket was closed: {reason:?}"),
@@ -89,7 +94,13 @@ pub async fn prices_of(space: &Space, pipeline: &str, companies: &[&str], deadli
 ///
 /// # Errors
 /// The deadline passed.
-pub async fn newer_prices_of(space: &Space, pipeline: &str, companies: &[&str], old: &Prices, deadline: Duration) -> Result<Prices> {
+pub async fn newer_prices_of(
+    space: &Space,
+    pipeline: &str,
+    companies: &[&str],
+    old: &Prices,
+    deadline: Duration,
+) -> Result<Prices> {
     let mut page = None;
     let description = format!("a new price of each of {} arrives through NGINX", companies.join(", "));
     wait_until(&description, deadline, async || {
@@ -101,7 +112,11 @@ pub async fn newer_prices_of(space: &Space, pipeline: &str, companies: &[&str], 
         page = Some(open);
         for company in companies {
             let new = frame.get(*company).with_context(|| format!("a frame without {company}: {frame:?}"))?;
-            ensure!(old.get(*company).is_none_or(|old| old.window != new.window), "{company} still shows window {}", new.window);
+            ensure!(
+                old.get(*company).is_none_or(|old| old.window != new.window),
+                "{company} still shows window {}",
+                new.window
+            );
         }
         Ok(frame)
     })

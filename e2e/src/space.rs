@@ -1,6 +1,7 @@
 //! A namespace of a test's own, and what a user does in it.
 //! Rule: it is labelled restricted, gone afterwards (KEEP=1 keeps it), and shown when the test fails.
 
+use std::fmt::Debug;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +24,10 @@ pub const READY_WITHIN: Duration = Duration::from_secs(150);
 /// Longest that a namespace takes to go, whatever is in it.
 pub const GONE_WITHIN: Duration = Duration::from_secs(60);
 
+/// A kind of object that lives in a namespace.
+pub trait Kind: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned {}
+impl<K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned> Kind for K {}
+
 /// A namespace of one test.
 pub struct Space {
     /// The cluster of KUBECONFIG.
@@ -40,7 +45,10 @@ pub async fn with_namespace(name: &str, test: impl AsyncFnOnce(&Space) -> Result
     let space = Space::create(name).await?;
     let outcome = match AssertUnwindSafe(test(&space)).catch_unwind().await {
         Ok(outcome) => outcome,
-        Err(panic) => Err(anyhow!("{}", panic.downcast::<String>().map_or_else(|_| "the test panicked, see above".into(), |text| *text))),
+        Err(panic) => Err(anyhow!(
+            "{}",
+            panic.downcast::<String>().map_or_else(|_| "the test panicked, see above".into(), |text| *text)
+        )),
     };
     let tested = start.elapsed();
     if let Err(error) = &outcome {
@@ -52,19 +60,27 @@ pub async fn with_namespace(name: &str, test: impl AsyncFnOnce(&Space) -> Result
         return outcome;
     }
     let removed = space.remove().await;
-    println!("{name}: {:.1} s, and {:.1} s to clean up", tested.as_secs_f64(), (start.elapsed() - tested).as_secs_f64());
+    println!(
+        "{name}: {:.1} s, and {:.1} s to clean up",
+        tested.as_secs_f64(),
+        (start.elapsed() - tested).as_secs_f64()
+    );
     outcome.and(removed)
 }
 
 impl Space {
     async fn create(name: &str) -> Result<Self> {
-        let client = Client::try_default().await.context("no cluster: set KUBECONFIG, for example to .local/kubeconfig")?;
+        let client =
+            Client::try_default().await.context("no cluster: set KUBECONFIG, for example to .local/kubeconfig")?;
         // Seconds would do between two runs; two tests at once differ by their names.
         let unique = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() % 100_000_000;
         let namespace = format!("e2e-{name}-{unique}");
         let object = json!({"metadata": {"name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted", "stockpipeline.io/test": name}}});
         let namespaces: Api<Namespace> = Api::all(client.clone());
-        namespaces.create(&PostParams::default(), &serde_json::from_value(object)?).await.with_context(|| format!("create namespace {namespace}"))?;
+        namespaces
+            .create(&PostParams::default(), &serde_json::from_value(object)?)
+            .await
+            .with_context(|| format!("create namespace {namespace}"))?;
         Ok(Self { client, namespace })
     }
 
@@ -78,18 +94,17 @@ impl Space {
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             other => other.with_context(|| format!("delete namespace {}", self.namespace))?,
         };
-        wait_until(&format!("namespace {} is gone", self.namespace), GONE_WITHIN, async || match namespaces.get_opt(&self.namespace).await? {
-            None => Ok(()),
-            Some(left) => Err(anyhow!("it is still there: {}", serde_json::to_string(&left.status)?)),
+        wait_until(&format!("namespace {} is gone", self.namespace), GONE_WITHIN, async || {
+            match namespaces.get_opt(&self.namespace).await? {
+                None => Ok(()),
+                Some(left) => Err(anyhow!("it is still there: {}", serde_json::to_string(&left.status)?)),
+            }
         })
         .await
     }
 
     /// The objects of a kind in this namespace.
-    pub fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
+    pub fn api<K: Kind>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
@@ -122,8 +137,16 @@ impl Space {
         wait_until(&format!("pipeline {name} is Ready"), READY_WITHIN, async || {
             let pipeline = pipelines.get(name).await?;
             let status = pipeline.status.as_ref().context("it has no status")?;
-            let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").context("it has no condition Ready")?;
-            ensure!(status.observed_generation == pipeline.metadata.generation, "its status is of generation {:?}", status.observed_generation);
+            let ready = status
+                .conditions
+                .iter()
+                .find(|condition| condition.type_ == "Ready")
+                .context("it has no condition Ready")?;
+            ensure!(
+                status.observed_generation == pipeline.metadata.generation,
+                "its status is of generation {:?}",
+                status.observed_generation
+            );
             ensure!(ready.status == "True", "Ready={} {}: {}", ready.status, ready.reason, ready.message);
             Ok(pipeline)
         })
@@ -142,10 +165,7 @@ impl Space {
     ///
     /// # Errors
     /// The API server does not answer.
-    pub async fn list<K>(&self, labels: &str) -> Result<Vec<K>>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
-    {
+    pub async fn list<K: Kind>(&self, labels: &str) -> Result<Vec<K>> {
         Ok(self.api::<K>().list(&ListParams::default().labels(labels)).await?.items)
     }
 }

@@ -12,7 +12,11 @@ const PAUSE: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// The deadline passed; the message has the description and the last look's error.
-pub async fn wait_until<T>(description: &str, deadline: Duration, mut look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+pub async fn wait_until<T>(
+    description: &str,
+    deadline: Duration,
+    mut look: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         let seen = match look().await {

@@ -64,13 +64,35 @@ async fn what_cannot_change_yet_is_refused_and_bad_messages_go_to_the_dead_lette
         let pipeline = fixtures::light("strict", &["BRK.B"]);
         space.apply_until_ready(&pipeline).await?;
         for (path, value, sentence) in [
-            ("/spec/database/replicas", json!(3), "database.replicas cannot be changed yet: create a new StockPipeline with the wanted number"),
-            ("/spec/broker/replicas", json!(3), "broker.replicas cannot be changed yet: create a new StockPipeline with the wanted number"),
-            ("/spec/broker/queueType", json!("Classic"), "broker.queueType cannot be changed: a queue keeps the type it was made with"),
-            ("/spec/broker/storage/size", json!("2Gi"), "storage cannot be changed yet: create a new StockPipeline with the wanted volumes"),
-            ("/spec/database/storage/size", json!("2Gi"), "storage cannot be changed yet: create a new StockPipeline with the wanted volumes"),
+            (
+                "/spec/database/replicas",
+                json!(3),
+                "database.replicas cannot be changed yet: create a new StockPipeline with the wanted number",
+            ),
+            (
+                "/spec/broker/replicas",
+                json!(3),
+                "broker.replicas cannot be changed yet: create a new StockPipeline with the wanted number",
+            ),
+            (
+                "/spec/broker/queueType",
+                json!("Classic"),
+                "broker.queueType cannot be changed: a queue keeps the type it was made with",
+            ),
+            (
+                "/spec/broker/storage/size",
+                json!("2Gi"),
+                "storage cannot be changed yet: create a new StockPipeline with the wanted volumes",
+            ),
+            (
+                "/spec/database/storage/size",
+                json!("2Gi"),
+                "storage cannot be changed yet: create a new StockPipeline with the wanted volumes",
+            ),
         ] {
-            is_refused(space, &with(pipeline.clone(), path, &value)?, sentence).await.with_context(|| format!("{path}: {value}"))?;
+            is_refused(space, &with(pipeline.clone(), path, &value)?, sentence)
+                .await
+                .with_context(|| format!("{path}: {value}"))?;
         }
         bad_messages_go_to_the_dead_letters_and_the_consumer_lives_on(space, "strict", "BRK.B").await
     })
@@ -95,7 +117,11 @@ async fn is_refused(space: &Space, pipeline: &Value, sentence: &str) -> Result<(
     }
 }
 
-async fn bad_messages_go_to_the_dead_letters_and_the_consumer_lives_on(space: &Space, pipeline: &str, symbol: &str) -> Result<()> {
+async fn bad_messages_go_to_the_dead_letters_and_the_consumer_lives_on(
+    space: &Space,
+    pipeline: &str,
+    symbol: &str,
+) -> Result<()> {
     let consumers = space.pods(pipeline, "consumer").await?;
     let broker = Broker::open(space, pipeline).await?;
     let bad = ["not json at all", "{\"price\": 12}", "{\"company\":\"TSLA\",\"eventType\":\"buy\",\"price\":1.5}"];
@@ -112,12 +138,18 @@ async fn bad_messages_go_to_the_dead_letters_and_the_consumer_lives_on(space: &S
     let seen = prices_of(space, pipeline, &[symbol], Duration::from_secs(30)).await?;
     newer_prices_of(space, pipeline, &[symbol], &seen, Duration::from_secs(30)).await?;
     let after = space.pods(pipeline, "consumer").await?;
-    ensure!(restarts(&after) == restarts(&consumers), "the consumer was restarted by a bad message: {:?} became {:?}", restarts(&consumers), restarts(&after));
+    ensure!(
+        restarts(&after) == restarts(&consumers),
+        "the consumer was restarted by a bad message: {:?} became {:?}",
+        restarts(&consumers),
+        restarts(&after)
+    );
     Ok(())
 }
 
 fn restarts(pods: &[Pod]) -> Vec<(String, i32)> {
-    let count = |pod: &Pod| pod.status.as_ref()?.container_statuses.as_ref()?.first().map(|container| container.restart_count);
+    let count =
+        |pod: &Pod| pod.status.as_ref()?.container_statuses.as_ref()?.first().map(|container| container.restart_count);
     pods.iter().map(|pod| (pod.name_any(), count(pod).unwrap_or(-1))).collect()
 }
 
@@ -133,7 +165,11 @@ impl Broker {
     async fn open(space: &Space, pipeline: &str) -> Result<Self> {
         let secret = space.api::<Secret>().get(&format!("{pipeline}-broker-credentials")).await?;
         let value = |key: &str| {
-            let bytes = secret.data.as_ref().and_then(|data| data.get(key)).with_context(|| format!("the Secret has no {key}"))?;
+            let bytes = secret
+                .data
+                .as_ref()
+                .and_then(|data| data.get(key))
+                .with_context(|| format!("the Secret has no {key}"))?;
             anyhow::Ok(String::from_utf8(bytes.0.clone())?)
         };
         let forward = Forward::open(&space.namespace, &format!("service/{pipeline}-broker"), 15672).await?;
@@ -152,7 +188,8 @@ impl Broker {
     /// Messages in a queue; none when there is no such queue or its figures are not known yet.
     async fn messages(&self, queue: &str) -> Result<Option<u64>> {
         let url = format!("{}/api/queues/%2F/{}", self.forward.url(), queue.replace('/', "%2F"));
-        let answer: Value = self.http.get(url).basic_auth(&self.user, Some(&self.password)).send().await?.json().await?;
+        let answer: Value =
+            self.http.get(url).basic_auth(&self.user, Some(&self.password)).send().await?.json().await?;
         Ok(answer["messages"].as_u64())
     }
 }

@@ -37,7 +37,10 @@ async fn companies_come_and_go_and_the_others_do_not_notice() -> Result<()> {
         for (uid, pod) in &before {
             ensure!(with_more.contains_key(uid), "{pod} was replaced when MSFT came");
         }
-        ensure!(with_more.len() == before.len() + 2, "MSFT brought other pods than a publisher and a consumer: {with_more:?}");
+        ensure!(
+            with_more.len() == before.len() + 2,
+            "MSFT brought other pods than a publisher and a consumer: {with_more:?}"
+        );
 
         let slug = names::slug("BRK-B");
         pipeline["spec"]["companies"] = fixtures::companies(&["BRK.B", "^GSPC", "0700.HK", LONG, "MSFT"]);
@@ -45,14 +48,22 @@ async fn companies_come_and_go_and_the_others_do_not_notice() -> Result<()> {
         space.ready(PIPELINE).await?;
         wait_until("the pods of BRK-B are gone", Duration::from_secs(45), async || {
             let left = space.list::<Pod>(&format!("{}={slug}", names::COMPANY)).await?;
-            ensure!(left.is_empty(), "there still are {}", left.iter().map(ResourceExt::name_any).collect::<Vec<_>>().join(", "));
+            ensure!(
+                left.is_empty(),
+                "there still are {}",
+                left.iter().map(ResourceExt::name_any).collect::<Vec<_>>().join(", ")
+            );
             Ok(())
         })
         .await?;
         let after = pods(space).await?;
         for (uid, pod) in &with_more {
             let goes = pod.ends_with(&format!(" of {slug}"));
-            ensure!(after.contains_key(uid) != goes, "{pod} {}", if goes { "stays" } else { "was replaced when BRK-B went" });
+            ensure!(
+                after.contains_key(uid) != goes,
+                "{pod} {}",
+                if goes { "stays" } else { "was replaced when BRK-B went" }
+            );
         }
         let children_after = children(space, PIPELINE).await?;
         for name in children_before.keys() {

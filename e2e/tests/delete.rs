@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{Space, fixtures, wait_until, with_namespace};
-use k8s_openapi::NamespaceResourceScope;
+use e2e::{Kind, Space, fixtures, wait_until, with_namespace};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
-use kube::{Resource, ResourceExt};
 use operator::crd::StockPipeline;
 
 const PIPELINE: &str = "leaving";
@@ -67,10 +66,7 @@ async fn a_namespace_with_a_pipeline_in_it_ends_within_a_minute() -> Result<()> 
     .await
 }
 
-async fn remaining<K>(space: &Space, left: &mut Vec<String>) -> Result<()>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
+async fn remaining<K: Kind>(space: &Space, left: &mut Vec<String>) -> Result<()> {
     let objects = space.api::<K>().list_metadata(&ListParams::default()).await?.items;
     // The cluster puts this one into every namespace.
     let ours = objects.iter().filter(|object| object.name_any() != "kube-root-ca.crt");

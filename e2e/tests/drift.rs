@@ -7,16 +7,14 @@ use anyhow::{Context, Result, ensure};
 use e2e::children::{children, differences};
 use e2e::operator_pod::Metrics;
 use e2e::page::prices_of;
-use e2e::{Space, fixtures, wait_until, with_namespace};
+use e2e::{Kind, Space, fixtures, wait_until, with_namespace};
 use futures::TryStreamExt;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, WatchEvent, WatchParams};
-use kube::{Resource, ResourceExt};
 use operator::crd::StockPipeline;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 const PIPELINE: &str = "drift";
@@ -34,7 +32,10 @@ async fn what_is_deleted_or_changed_by_hand_comes_back_and_nothing_else_is_writt
         for name in ["drift-broker-credentials", "drift-database-credentials"] {
             let before = space.api::<Secret>().get(name).await?.data;
             comes_back::<Secret>(space, name).await?;
-            ensure!(space.api::<Secret>().get(name).await?.data == before, "Secret {name} came back with other content");
+            ensure!(
+                space.api::<Secret>().get(name).await?.data == before,
+                "Secret {name} came back with other content"
+            );
         }
         comes_back::<ConfigMap>(space, "drift-broker").await?;
         comes_back::<ConfigMap>(space, "drift-edge").await?;
@@ -58,10 +59,7 @@ async fn what_is_deleted_or_changed_by_hand_comes_back_and_nothing_else_is_writt
 }
 
 /// Deletes an object; a new one of that name must appear.
-async fn comes_back<K>(space: &Space, name: &str) -> Result<()>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
-{
+async fn comes_back<K: Kind>(space: &Space, name: &str) -> Result<()> {
     let (api, kind) = (space.api::<K>(), K::kind(&()));
     let before = api.get_metadata(name).await.with_context(|| format!("{kind} {name}"))?.uid();
     api.delete(name, &DeleteParams::background()).await?;
@@ -118,7 +116,11 @@ async fn nothing_is_written_while_nothing_changes(space: &Space) -> Result<()> {
         }
     }
     let allowed = 1 + start.elapsed().as_secs() / 30;
-    ensure!(status_writes <= allowed, "the status was written {status_writes} times in {} s; its figures may be every 30 s", start.elapsed().as_secs());
+    ensure!(
+        status_writes <= allowed,
+        "the status was written {status_writes} times in {} s; its figures may be every 30 s",
+        start.elapsed().as_secs()
+    );
     Ok(())
 }
 

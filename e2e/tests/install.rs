@@ -33,9 +33,24 @@ async fn a_minimal_resource_becomes_a_page_with_moving_prices() -> Result<()> {
         ensure!(columns(&table, 0) == ["NAME", "READY", "COMPANIES", "AGE"], "kubectl get spl prints\n{table}");
         ensure!(columns(&table, 1).starts_with(&["minimal", "True", "3"]), "kubectl get spl prints\n{table}");
         let wide = kubectl(&["get", "spl", "--namespace", &space.namespace, "--output", "wide"]).await?;
-        let parts = ["NAME", "READY", "COMPANIES", "BROKER", "DATABASE", "PUBLISHERS", "CONSUMERS", "LIVEVIEW", "EDGE", "MESSAGE", "AGE"];
+        let parts = [
+            "NAME",
+            "READY",
+            "COMPANIES",
+            "BROKER",
+            "DATABASE",
+            "PUBLISHERS",
+            "CONSUMERS",
+            "LIVEVIEW",
+            "EDGE",
+            "MESSAGE",
+            "AGE",
+        ];
         ensure!(columns(&wide, 0) == parts, "kubectl get spl -o wide prints\n{wide}");
-        ensure!(columns(&wide, 1).starts_with(&["minimal", "True", "3", "1/1", "3/3", "3/3", "3/3", "2/2", "2/2"]), "kubectl get spl -o wide prints\n{wide}");
+        ensure!(
+            columns(&wide, 1).starts_with(&["minimal", "True", "3", "1/1", "3/3", "3/3", "3/3", "2/2", "2/2"]),
+            "kubectl get spl -o wide prints\n{wide}"
+        );
         Ok(())
     })
     .await
@@ -53,7 +68,11 @@ fn is_restricted(pod: &Pod) -> Result<()> {
     ensure!(of_pod.run_as_non_root == Some(true), "it may run as root");
     for container in &spec.containers {
         let context = container.security_context.as_ref().context("no security context")?;
-        ensure!(context.read_only_root_filesystem == Some(true), "{} may write to its root file system", container.name);
+        ensure!(
+            context.read_only_root_filesystem == Some(true),
+            "{} may write to its root file system",
+            container.name
+        );
         ensure!(context.allow_privilege_escalation == Some(false), "{} may gain privileges", container.name);
         let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
         ensure!(limits.is_some_and(|limits| limits.contains_key("memory")), "{} has no memory limit", container.name);

@@ -17,12 +17,17 @@ async fn an_operator_killed_during_creation_finishes_it_with_the_same_credential
     with_namespace("operator-killed", async |space| {
         space.apply(&fixtures::light(PIPELINE, &["MSFT"])).await?;
 
-        wait_until("the first Secret exists", Duration::from_secs(30), async || Ok(space.api::<Secret>().get("orphan-broker-credentials").await?)).await?;
+        wait_until("the first Secret exists", Duration::from_secs(30), async || {
+            Ok(space.api::<Secret>().get("orphan-broker-credentials").await?)
+        })
+        .await?;
         let first = operator_pod::kill(&space.client).await?;
         operator_pod::back(&space.client, &first).await?;
 
-        let credentials = wait_until("both Secrets exist", Duration::from_secs(60), async || credentials(space).await).await?;
-        wait_until("the database's pod runs", Duration::from_secs(90), async || running(space, "database").await).await?;
+        let credentials =
+            wait_until("both Secrets exist", Duration::from_secs(60), async || credentials(space).await).await?;
+        wait_until("the database's pod runs", Duration::from_secs(90), async || running(space, "database").await)
+            .await?;
         let second = operator_pod::kill(&space.client).await?;
         operator_pod::back(&space.client, &second).await?;
 
@@ -31,7 +36,10 @@ async fn an_operator_killed_during_creation_finishes_it_with_the_same_credential
         operator_pod::back(&space.client, &third).await?;
 
         space.ready(PIPELINE).await?;
-        ensure!(self::credentials(space).await? == credentials, "the credentials changed while the operator came and went");
+        ensure!(
+            self::credentials(space).await? == credentials,
+            "the credentials changed while the operator came and went"
+        );
         prices_of(space, PIPELINE, &["MSFT"], Duration::from_secs(60)).await?;
         Ok(())
     })

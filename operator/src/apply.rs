@@ -22,7 +22,13 @@ use crate::watch::Stores;
 ///
 /// # Errors
 /// All failures, in the order of the kinds.
-pub async fn apply(client: &Client, stores: &Stores, metrics: &Metrics, plan: &Plan, objects: Objects) -> Result<(), Vec<Error>> {
+pub async fn apply(
+    client: &Client,
+    stores: &Stores,
+    metrics: &Metrics,
+    plan: &Plan,
+    objects: Objects,
+) -> Result<(), Vec<Error>> {
     // Without `..`: a kind that is built and not applied must not compile.
     let Objects { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments } = objects;
     let mut target = Target { client, metrics, plan, failures: Vec::new() };
@@ -84,14 +90,20 @@ impl Target<'_> {
                 return Err(Error::Leaving { kind, name });
             }
             if !self.owns(live) {
-                return Err(if was_a_namesakes(live, &self.plan.name) { Error::Leaving { kind, name } } else { Error::Foreign { kind, name } });
+                return Err(if was_a_namesakes(live, &self.plan.name) {
+                    Error::Leaving { kind, name }
+                } else {
+                    Error::Foreign { kind, name }
+                });
             }
             if contains(&to_value(live), &to_value(&object)) {
                 return Ok(());
             }
         }
         let parameters = PatchParams::apply(names::MANAGER).force();
-        api.patch(&name, &parameters, &Patch::Apply(&object)).await.map_err(Error::kubernetes("apply", &kind, &name))?;
+        api.patch(&name, &parameters, &Patch::Apply(&object))
+            .await
+            .map_err(Error::kubernetes("apply", &kind, &name))?;
         tracing::info!(kind, name, namespace = self.plan.namespace, "applied");
         self.metrics.applied(&kind);
         Ok(())

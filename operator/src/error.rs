@@ -41,7 +41,9 @@ pub enum Error {
         name: String,
     },
     /// A Secret of generated credentials lacks a key.
-    #[error("secret {name} lacks the key {key}: restore it from a backup; the operator does not make a second one, for the data is locked with the first")]
+    #[error(
+        "secret {name} lacks the key {key}: restore it from a backup; the operator does not make a second one, for the data is locked with the first"
+    )]
     IncompleteSecret {
         /// Name of the Secret.
         name: String,
@@ -63,7 +65,11 @@ pub enum Retry {
 
 impl Error {
     /// Wraps an answer of the API server.
-    pub fn kubernetes(verb: &'static str, kind: impl Into<String>, name: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+    pub fn kubernetes(
+        verb: &'static str,
+        kind: impl Into<String>,
+        name: impl Into<String>,
+    ) -> impl FnOnce(kube::Error) -> Self {
         move |source| Self::Kubernetes { verb, kind: kind.into(), name: name.into(), source: Box::new(source) }
     }
 

@@ -87,7 +87,8 @@ pub fn slug(symbol: &str) -> String {
     if symbol.len() <= 20 && symbol.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()) {
         return symbol.to_ascii_lowercase();
     }
-    let readable: String = symbol.chars().filter(char::is_ascii_alphanumeric).take(11).collect::<String>().to_ascii_lowercase();
+    let readable: String =
+        symbol.chars().filter(char::is_ascii_alphanumeric).take(11).collect::<String>().to_ascii_lowercase();
     let digest: String = Sha256::digest(symbol.as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect();
     match readable.as_str() {
         "" => format!("x-{digest}"),

@@ -48,16 +48,21 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &
         .await
         .inspect_err(|error| tracing::warn!(%error, "cannot read the newest windows"))
         .unwrap_or_default();
-        seen.figures = Some(symbols.into_iter().map(|symbol| {
-            let (queue, window) = (queues.get(&symbol), latest.get(&symbol));
-            let figures = Figures {
-                queued: queue.and_then(|queue| queue.ready),
-                unacked: queue.and_then(|queue| queue.unacknowledged),
-                windows: window.and_then(|window| window.windows),
-                last_price: window.map(|window| window.price),
-                last_window_at: window.map(|window| window.at),
-            };
-            (symbol, figures)
-        }).collect());
+        seen.figures = Some(
+            symbols
+                .into_iter()
+                .map(|symbol| {
+                    let (queue, window) = (queues.get(&symbol), latest.get(&symbol));
+                    let figures = Figures {
+                        queued: queue.and_then(|queue| queue.ready),
+                        unacked: queue.and_then(|queue| queue.unacknowledged),
+                        windows: window.and_then(|window| window.windows),
+                        last_price: window.map(|window| window.price),
+                        last_window_at: window.map(|window| window.at),
+                    };
+                    (symbol, figures)
+                })
+                .collect(),
+        );
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
-use crate::crd::{Broker, Database, Edge, Liveview, StockPipeline, Template};
-use crate::error::Error;
 use crate::broker;
+use crate::crd::{Broker, Database, Edge, Liveview, StockPipeline, Template};
 use crate::database;
+use crate::error::Error;
 use crate::names;
 use crate::read::{self, Credentials};
 
@@ -99,7 +99,10 @@ impl Plan {
                 return invalid(format!("spec.companies[{index}].symbol: {reason}"));
             }
             if companies.iter().any(|earlier| earlier.symbol == company.symbol) {
-                return invalid(format!("spec.companies[{index}].symbol: {} is named twice: remove one", company.symbol));
+                return invalid(format!(
+                    "spec.companies[{index}].symbol: {} is named twice: remove one",
+                    company.symbol
+                ));
             }
             let rate = company.rate.unwrap_or(spec.publisher.rate).max(1);
             let price = company.price.clone().unwrap_or_default();
@@ -136,7 +139,9 @@ impl Plan {
     /// Database members as `host:port`, by ordinal.
     pub fn database_members(&self) -> Vec<String> {
         let set = names::part(&self.name, names::Part::Database);
-        (0..self.database.replicas).map(|ordinal| format!("{}:27017", names::pod_host(&set, ordinal, &set, &self.namespace))).collect()
+        (0..self.database.replicas)
+            .map(|ordinal| format!("{}:27017", names::pod_host(&set, ordinal, &set, &self.namespace)))
+            .collect()
     }
 
     /// What `crate::database` looks after.

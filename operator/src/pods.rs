@@ -22,20 +22,32 @@ fn trouble(pod: &Pod) -> Option<String> {
         return None;
     }
     let status = pod.status.as_ref()?;
-    let unscheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
         let why = condition.message.as_deref().unwrap_or("no node fits");
-        return Some(format!("cannot be scheduled: {why}: free or add a node, or lower the requests in the part's template"));
+        return Some(format!(
+            "cannot be scheduled: {why}: free or add a node, or lower the requests in the part's template"
+        ));
     }
     for container in status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten()) {
         let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
-        let Some(reason) = waiting.and_then(|waiting| waiting.reason.as_deref()).filter(|reason| !ORDINARY.contains(reason)) else { continue };
+        let Some(reason) =
+            waiting.and_then(|waiting| waiting.reason.as_deref()).filter(|reason| !ORDINARY.contains(reason))
+        else {
+            continue;
+        };
         if reason.ends_with("ImagePullBackOff") || reason.starts_with("ErrImage") || reason == "InvalidImageName" {
             return Some(format!("cannot pull {}: {reason}: check the image's name and pullSecrets", container.image));
         }
         if reason == "CrashLoopBackOff" {
             let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-            let how = ended.map_or_else(String::new, |ended| format!(" (exit code {}, {})", ended.exit_code, ended.reason.as_deref().unwrap_or("Error")));
+            let how = ended.map_or_else(String::new, |ended| {
+                format!(" (exit code {}, {})", ended.exit_code, ended.reason.as_deref().unwrap_or("Error"))
+            });
             return Some(format!("keeps failing{how}: see its logs"));
         }
         let why = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();

@@ -93,7 +93,11 @@ impl Credentials {
     pub fn of(&self, part: Part) -> BTreeMap<String, ByteString> {
         let pairs: Vec<(&str, &str)> = match part {
             Part::Broker => {
-                vec![(key::USERNAME, BROKER_USER), (key::PASSWORD, &self.broker_password), (key::COOKIE, &self.broker_cookie)]
+                vec![
+                    (key::USERNAME, BROKER_USER),
+                    (key::PASSWORD, &self.broker_password),
+                    (key::COOKIE, &self.broker_cookie),
+                ]
             }
             _ => vec![
                 (key::KEYFILE, &self.database_keyfile),
@@ -157,7 +161,8 @@ async fn secret(
 ) -> Result<Secret, Error> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let name = names::credentials(&pipeline.name_any(), part);
-    let is_ours = |secret: &Secret| secret.owner_references().iter().any(|owner| Some(&owner.uid) == pipeline.uid().as_ref());
+    let is_ours =
+        |secret: &Secret| secret.owner_references().iter().any(|owner| Some(&owner.uid) == pipeline.uid().as_ref());
     if let Some(secret) = store.get(&ObjectRef::new(&name).within(&namespace)).filter(|secret| is_ours(secret)) {
         return Ok(secret.as_ref().clone());
     }
@@ -178,7 +183,8 @@ async fn secret(
         let set = names::part(&pipeline.name_any(), part);
         let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &namespace);
         let exists = sets.get_opt(&set).await.map_err(Error::kubernetes("get", "StatefulSet", &set))?;
-        let exists = exists.filter(|set| set.owner_references().iter().any(|owner| Some(&owner.uid) == pipeline.uid().as_ref()));
+        let exists =
+            exists.filter(|set| set.owner_references().iter().any(|owner| Some(&owner.uid) == pipeline.uid().as_ref()));
         if exists.is_some() {
             let first_key = if part == Part::Broker { key::PASSWORD } else { key::KEYFILE };
             return Err(Error::IncompleteSecret { name, key: first_key });

@@ -86,7 +86,8 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
         Ok(plan) => {
             context.remember(&pipeline, |memory| memory.credentials = Some(plan.credentials.clone()));
             let objects = objects::build(&plan);
-            if let Err(errors) = apply::apply(&context.client, &context.stores, &context.metrics, &plan, objects).await {
+            if let Err(errors) = apply::apply(&context.client, &context.stores, &context.metrics, &plan, objects).await
+            {
                 seen.errors = errors;
             }
             observe::systems(&context.http, &plan, status::figures_due(pipeline.status.as_ref(), now), &mut seen).await;
@@ -128,7 +129,11 @@ async fn report(pipeline: &StockPipeline, status: StockPipelineStatus, context: 
         "status": status,
     });
     let parameters = PatchParams::apply(names::MANAGER).force();
-    api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await.map_err(Error::kubernetes("write the status of", kind, &name))?;
+    api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await.map_err(Error::kubernetes(
+        "write the status of",
+        kind,
+        &name,
+    ))?;
     context.metrics.status_written();
     for event in status::events(old, &status) {
         // An event that is lost costs a line in `kubectl describe`; the conditions say the same.
@@ -144,12 +149,17 @@ async fn report(pipeline: &StockPipeline, status: StockPipelineStatus, context: 
 impl Context {
     fn look_around(&self, pipeline: &StockPipeline, seen: &mut Seen) {
         let (uid, name, namespace) = (pipeline.uid(), pipeline.name_any(), pipeline.namespace());
-        let ours = |owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]| owners.iter().any(|owner| Some(&owner.uid) == uid.as_ref());
+        let ours = |owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]| {
+            owners.iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+        };
         let (sets, deployments) = (self.stores.stateful_sets.state(), self.stores.deployments.state());
-        seen.stateful_sets = sets.iter().filter(|set| ours(set.owner_references())).map(|set| set.as_ref().clone()).collect();
-        seen.deployments = deployments.iter().filter(|item| ours(item.owner_references())).map(|item| item.as_ref().clone()).collect();
+        seen.stateful_sets =
+            sets.iter().filter(|set| ours(set.owner_references())).map(|set| set.as_ref().clone()).collect();
+        seen.deployments =
+            deployments.iter().filter(|item| ours(item.owner_references())).map(|item| item.as_ref().clone()).collect();
         let pods = self.stores.pods.state();
-        let of_pipeline = pods.iter().filter(|pod| pod.namespace() == namespace && pod.labels().get(names::INSTANCE) == Some(&name));
+        let of_pipeline =
+            pods.iter().filter(|pod| pod.namespace() == namespace && pod.labels().get(names::INSTANCE) == Some(&name));
         seen.pods = of_pipeline.map(|pod| pod.as_ref().clone()).collect();
     }
 
@@ -172,7 +182,11 @@ impl Context {
     fn count(&self) {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let is_ready = |memory: &&Memory| {
-            memory.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            memory
+                .status
+                .iter()
+                .flat_map(|status| &status.conditions)
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
         };
         let ready = memory.values().filter(is_ready).count();
         self.metrics.pipelines(ready, memory.len().saturating_sub(ready));

@@ -76,7 +76,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     ended
 }
 
-async fn lead(
+/// Works on the pipelines until `stop`, or until the lease is `lost`.
+///
+/// # Errors
+/// The lease was lost.
+pub async fn lead(
     client: Client,
     images: Images,
     watch_namespace: &str,
@@ -124,7 +128,10 @@ async fn definition_is_there(client: &Client) {
     loop {
         match definitions.get_opt(name).await {
             Ok(Some(_)) => return,
-            Ok(None) => tracing::warn!(name, "the definition is missing: apply crds/stockpipelines.yaml or install the chart with crds.install=true"),
+            Ok(None) => tracing::warn!(
+                name,
+                "the definition is missing: apply crds/stockpipelines.yaml or install the chart with crds.install=true"
+            ),
             Err(error) => tracing::warn!(%error, "the API server does not answer"),
         }
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -124,7 +124,9 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     };
     let judgements = [broker, database, publishers, consumers, liveview, edge];
     let mut conditions = overall(&judgements, &seen.errors);
-    conditions.extend(judgements.iter().map(|judgement| condition(judgement.type_, judgement.is_ready(), judgement.reason, judgement.message.clone())));
+    conditions.extend(judgements.iter().map(|judgement| {
+        condition(judgement.type_, judgement.is_ready(), judgement.reason, judgement.message.clone())
+    }));
     for condition in &mut conditions {
         condition.observed_generation = pipeline.metadata.generation;
         // Moves only with the value: otherwise every pass would change the resource and so cause the next pass.
@@ -168,14 +170,17 @@ fn overall(judgements: &[Judgement], errors: &[Error]) -> Vec<Condition> {
         (None, Some(_)) => {
             let waits: Vec<String> = unready
                 .iter()
-                .map(|judgement| format!("{}: {}", judgement.part.map_or(judgement.type_, Part::name), judgement.message))
+                .map(|judgement| {
+                    format!("{}: {}", judgement.part.map_or(judgement.type_, Part::name), judgement.message)
+                })
                 .collect();
             (reason::PARTS_NOT_READY, waits.join("; "))
         }
         (None, None) => (reason::READY, "every part serves".into()),
     };
     let degraded = !errors.is_empty() || trouble.is_some();
-    let degraded_reason = errors.first().map(Error::reason).or(trouble.map(|judgement| judgement.reason)).unwrap_or(reason::AS_WANTED);
+    let degraded_reason =
+        errors.first().map(Error::reason).or(trouble.map(|judgement| judgement.reason)).unwrap_or(reason::AS_WANTED);
     let degraded_message = match (errors.first(), trouble) {
         (Some(error), _) => error.to_string(),
         (None, Some(judgement)) => judgement.message.clone(),
@@ -193,8 +198,13 @@ fn overall(judgements: &[Judgement], errors: &[Error]) -> Vec<Condition> {
 
 /// Judges a StatefulSet and the system that runs in it.
 fn set(seen: &Seen, part: Part, type_: &'static str, wanted: i32, system: Option<&System>) -> Judgement {
-    let live = seen.stateful_sets.iter().find(|set| set.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
-    let current = live.and_then(|set| Some(set.status.as_ref()?.observed_generation? >= set.metadata.generation?)).unwrap_or(false);
+    let live = seen
+        .stateful_sets
+        .iter()
+        .find(|set| set.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
+    let current = live
+        .and_then(|set| Some(set.status.as_ref()?.observed_generation? >= set.metadata.generation?))
+        .unwrap_or(false);
     let ready = live.and_then(|set| set.status.as_ref()?.ready_replicas).unwrap_or(0).min(wanted);
     let pods_ready = current && ready == wanted;
     match system {
@@ -228,14 +238,16 @@ fn deployed(seen: &Seen, part: Part, type_: &'static str, wanted: i32) -> Judgem
 }
 
 fn judge(seen: &Seen, part: Part, type_: &'static str, ready: i32, wanted: i32, current: bool) -> Judgement {
-    let judgement = |reason, message, trouble| Judgement { type_, part: Some(part), ready, wanted, reason, message, trouble };
+    let judgement =
+        |reason, message, trouble| Judgement { type_, part: Some(part), ready, wanted, reason, message, trouble };
     if wanted == 0 {
         return judgement(reason::DISABLED, "none is wanted".into(), false);
     }
     if current && ready == wanted {
         return judgement(reason::READY, format!("{ready} of {wanted} ready"), false);
     }
-    let of_part = seen.pods.iter().filter(|pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
+    let of_part =
+        seen.pods.iter().filter(|pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
     match pods::worst(of_part) {
         Some(trouble) => judgement(reason::POD_TROUBLE, format!("{ready} of {wanted} ready; {trouble}"), true),
         None => judgement(reason::STARTING, format!("{ready} of {wanted} ready, the others are starting"), false),
@@ -243,7 +255,12 @@ fn judge(seen: &Seen, part: Part, type_: &'static str, ready: i32, wanted: i32, 
 }
 
 /// The companies with their figures, and when those were read.
-fn figures(pipeline: &StockPipeline, old: &StockPipelineStatus, seen: &Seen, now: Timestamp) -> (Vec<CompanyStatus>, Option<Time>) {
+fn figures(
+    pipeline: &StockPipeline,
+    old: &StockPipelineStatus,
+    seen: &Seen,
+    now: Timestamp,
+) -> (Vec<CompanyStatus>, Option<Time>) {
     let companies = pipeline.spec.companies.iter().map(|company| {
         let symbol = &company.symbol;
         let known = match &seen.figures {
@@ -252,7 +269,15 @@ fn figures(pipeline: &StockPipeline, old: &StockPipelineStatus, seen: &Seen, now
         };
         let Figures { queued, unacked, windows, last_price, last_window_at } = known;
         let slug = names::slug(symbol);
-        CompanyStatus { symbol: symbol.clone(), slug, queued, unacked, windows, last_price, last_window_at: last_window_at.map(Time) }
+        CompanyStatus {
+            symbol: symbol.clone(),
+            slug,
+            queued,
+            unacked,
+            windows,
+            last_price,
+            last_window_at: last_window_at.map(Time),
+        }
     });
     let figures_at = if seen.figures.is_some() { Some(Time(now)) } else { old.figures_at.clone() };
     (companies.collect(), figures_at)
@@ -284,21 +309,32 @@ pub fn changed(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> 
 
 /// The events a change is worth: one per condition whose value or reason moved.
 pub fn events(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> Vec<Event> {
-    let before = |type_: &str| old.and_then(|status| status.conditions.iter().find(|condition| condition.type_ == type_));
+    let before =
+        |type_: &str| old.and_then(|status| status.conditions.iter().find(|condition| condition.type_ == type_));
     new.conditions
         .iter()
         // The three summaries repeat the parts; of them only Ready and Degraded are news of their own.
         .filter(|condition| condition.type_ != "Progressing")
-        .filter(|condition| before(&condition.type_).is_none_or(|old| old.status != condition.status || old.reason != condition.reason))
+        .filter(|condition| {
+            before(&condition.type_).is_none_or(|old| old.status != condition.status || old.reason != condition.reason)
+        })
         // That a new pipeline is not ready, or not degraded, goes without saying.
-        .filter(|condition| before(&condition.type_).is_some() || (condition.status == "True") == (condition.type_ != "Degraded"))
+        .filter(|condition| {
+            before(&condition.type_).is_some() || (condition.status == "True") == (condition.type_ != "Degraded")
+        })
         .filter(|condition| condition.type_ != "Degraded" || condition.status == "True" || before("Degraded").is_some())
         .map(|condition| {
             let good = (condition.status == "True") == (condition.type_ != "Degraded");
-            let waiting = condition.reason == reason::STARTING || condition.reason == reason::FORMING || condition.reason == reason::PARTS_NOT_READY;
+            let waiting = condition.reason == reason::STARTING
+                || condition.reason == reason::FORMING
+                || condition.reason == reason::PARTS_NOT_READY;
             Event {
                 type_: if good || waiting { EventType::Normal } else { EventType::Warning },
-                reason: if good && condition.status == "True" { condition.type_.clone() } else { condition.reason.clone() },
+                reason: if good && condition.status == "True" {
+                    condition.type_.clone()
+                } else {
+                    condition.reason.clone()
+                },
                 note: Some(format!("{}: {}", condition.type_, shortened(&condition.message))),
                 action: "Reconcile".into(),
                 secondary: None,

@@ -1,4 +1,4 @@
-//! The generated definition, and its copies in the repository.
+//! The generated definition, its copies in the repository, and the rights that the chart grants.
 
 fn file(path: &str) -> String {
     std::fs::read_to_string(format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default()
@@ -6,7 +6,10 @@ fn file(path: &str) -> String {
 
 #[test]
 fn the_definition_in_crds_is_what_the_types_say() {
-    assert!(file("crds/stockpipelines.yaml") == operator::crd::yaml().unwrap(), "crds/stockpipelines.yaml is stale: run `make crd`");
+    assert!(
+        file("crds/stockpipelines.yaml") == operator::crd::yaml().unwrap(),
+        "crds/stockpipelines.yaml is stale: run `make crd`"
+    );
 }
 
 #[test]
@@ -19,7 +22,10 @@ fn the_chart_installs_the_same_definition() {
 
 #[test]
 fn the_definition_knows_the_symbols_that_the_programs_know() {
-    assert!(file("crds/stockpipelines.yaml").contains(wire::symbol::SYMBOL_PATTERN), "Company::symbol's rule differs from wire::SYMBOL_PATTERN");
+    assert!(
+        file("crds/stockpipelines.yaml").contains(wire::symbol::SYMBOL_PATTERN),
+        "Company::symbol's rule differs from wire::SYMBOL_PATTERN"
+    );
 }
 
 /// The README's table of fields is the first thing a user reads; a field that is not in it does not exist for them.
@@ -57,5 +63,20 @@ fn collect(schema: &serde_json::Value, path: &str, fields: &mut Vec<String>) {
         }
         fields.push(field.clone());
         collect(property, &field, fields);
+    }
+}
+
+/// A right the operator lacks shows only on the day it is needed, so the chart's rules are read here.
+#[test]
+fn the_chart_grants_what_every_kind_of_child_needs() {
+    let rules = file("charts/stockpipeline/templates/_helpers.tpl");
+    for resource in ["secrets", "configmaps", "services", "poddisruptionbudgets", "statefulsets", "deployments"] {
+        let rule = rules
+            .split("apiGroups")
+            .find(|rule| rule.contains(resource))
+            .unwrap_or_else(|| panic!("no rule names {resource}"));
+        for verb in ["get", "list", "watch", "create", "patch", "delete"] {
+            assert!(rule.contains(verb), "the rule of {resource} lacks {verb}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The local cluster: the parts in their order. Starting one that runs does nothing, so the same path also repairs.
 
-for part in settings packages process pki network control_plane node services programs; do
+for part in settings packages process pki network control_plane seed node services programs; do
     # shellcheck source=/dev/null
     source "$REPOSITORY/e2e/cluster/lib/$part.sh"
 done

@@ -3,6 +3,7 @@
 
 node_up() { # node_up NODE: needs the network; the API server may still be on its way
     node_files "$1"
+    plant_seed "$(folder_of "$1")/containerd"
     node_cgroups "$1"
     running "$1-containerd" || launch "$1-containerd" nsenter --net="/run/netns/$(namespace_of "$1")" \
         containerd --config "$(folder_of "$1")/containerd.toml"
@@ -129,7 +130,7 @@ node_cgroups() {
 # Every process of every container is in a cgroup of ours, and nothing else is: so this cannot hit a stranger.
 end_containers() {
     local hierarchy process socket
-    for process in $(pgrep --exact containerd-shim); do
+    for process in $(pgrep --exact containerd-shim || true); do
         socket=$(tr '\0' '\n' <"/proc/$process/cmdline" 2>/dev/null | grep -A1 -x -- -address | tail -n 1) || true
         [[ $socket != "$RUN"/* ]] || kill -s KILL "$process" 2>/dev/null || true
     done
@@ -156,17 +157,16 @@ forget_containers() {
 }
 
 remove_cgroups() {
-    local hierarchy try
+    local hierarchy
     for hierarchy in $(cgroup_folders); do
         [[ -d $hierarchy/stockpipeline ]] || continue
         # A cgroup is busy until the last of its processes has been buried.
-        for try in {1..50}; do
-            find "$hierarchy/stockpipeline" -depth -type d -exec rmdir {} + 2>/dev/null
+        for _ in {1..50}; do
+            find "$hierarchy/stockpipeline" -depth -type d -exec rmdir {} + 2>/dev/null || true
             [[ -d $hierarchy/stockpipeline ]] || break
             sleep 0.1
         done
     done
-    : "$try"
 }
 
 unmount_all() {

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapProjection, Container, KeyToPath, ProjectedVolumeSource, Secret, SecretProjection, SecretVolumeSource, Service,
-    ServiceSpec, Volume, VolumeProjection,
+    ConfigMap, ConfigMapProjection, Container, KeyToPath, ProjectedVolumeSource, Secret, SecretProjection,
+    SecretVolumeSource, Service, ServiceSpec, Volume, VolumeProjection,
 };
 
 use super::{Objects, pod};
@@ -72,7 +74,10 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
             selector: super::label_selector(&selector),
             // After a full stop no single node can form a majority: all must start at once.
             pod_management_policy: Some("Parallel".into()),
-            update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("RollingUpdate".into()), rolling_update: None }),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("RollingUpdate".into()),
+                rolling_update: None,
+            }),
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
                 when_deleted: Some("Delete".into()),
                 when_scaled: Some("Retain".into()),
@@ -92,7 +97,10 @@ fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {
     let host = format!("{}.{}.svc", names::part(&plan.name, Part::Broker), plan.namespace);
     let derived = [
         (key::URL, format!("amqp://{user}:{password}@{host}:{AMQP}/%2f")),
-        (key::CONFIGURATION, format!("default_user = {user}\ndefault_pass = {password}\ndefault_user_tags.administrator = true\n")),
+        (
+            key::CONFIGURATION,
+            format!("default_user = {user}\ndefault_pass = {password}\ndefault_user_tags.administrator = true\n"),
+        ),
     ];
     data.extend(derived.map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))));
     data

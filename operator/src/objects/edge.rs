@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapVolumeSource, Container, Lifecycle, LifecycleHandler, Service, ServicePort, ServiceSpec, SleepAction, Volume,
+    ConfigMap, ConfigMapVolumeSource, Container, Lifecycle, LifecycleHandler, Service, ServicePort, ServiceSpec,
+    SleepAction, Volume,
 };
 use wire::env;
 
@@ -58,7 +59,10 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         ports: Some(vec![pod::port("http", PORT)]),
         liveness_probe: Some(pod::http_probe("/edge/healthz", "http", 10, 3)),
         readiness_probe: Some(pod::http_probe("/edge/healthz", "http", 2, 2)),
-        volume_mounts: Some(vec![pod::mount("configuration", "/etc/edge", true), pod::mount("temporary", "/tmp", false)]),
+        volume_mounts: Some(vec![
+            pod::mount("configuration", "/etc/edge", true),
+            pod::mount("temporary", "/tmp", false),
+        ]),
         // Time for every node to take this pod out of the Service before NGINX stops listening.
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler { sleep: Some(SleepAction { seconds: 5 }), ..LifecycleHandler::default() }),
@@ -78,7 +82,11 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         volumes: vec![
             Volume {
                 name: "configuration".into(),
-                config_map: Some(ConfigMapVolumeSource { name: name.clone(), default_mode: Some(0o444), ..ConfigMapVolumeSource::default() }),
+                config_map: Some(ConfigMapVolumeSource {
+                    name: name.clone(),
+                    default_mode: Some(0o444),
+                    ..ConfigMapVolumeSource::default()
+                }),
                 ..Volume::default()
             },
             pod::memory_volume("temporary", "64Mi"),

@@ -63,5 +63,11 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         volumes: Vec::new(),
         template: &plan.liveview.template,
     });
-    objects.deployments.push(super::deployment(metadata(), &selector, plan.liveview.replicas, Replace::NewFirst, template));
+    objects.deployments.push(super::deployment(
+        metadata(),
+        &selector,
+        plan.liveview.replicas,
+        Replace::NewFirst,
+        template,
+    ));
 }

@@ -11,10 +11,12 @@ mod publisher;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet,
+};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Secret, Service, ServicePort, ServiceSpec,
-    VolumeResourceRequirements,
+    ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Secret, Service, ServicePort,
+    ServiceSpec, VolumeResourceRequirements,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -71,7 +73,10 @@ fn metadata(plan: &Plan, name: String, selector: &BTreeMap<String, String>) -> O
 
 /// [`metadata`] with the symbol as written.
 fn company_metadata(plan: &Plan, name: String, selector: &BTreeMap<String, String>, symbol: &str) -> ObjectMeta {
-    ObjectMeta { annotations: Some(BTreeMap::from([(names::SYMBOL.into(), symbol.into())])), ..metadata(plan, name, selector) }
+    ObjectMeta {
+        annotations: Some(BTreeMap::from([(names::SYMBOL.into(), symbol.into())])),
+        ..metadata(plan, name, selector)
+    }
 }
 
 fn label_selector(selector: &BTreeMap<String, String>) -> LabelSelector {
@@ -153,7 +158,11 @@ fn disruption_budget(metadata: ObjectMeta, selector: &BTreeMap<String, String>) 
 
 fn volume_claim(selector: &BTreeMap<String, String>, storage: &Storage) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
-        metadata: ObjectMeta { name: Some("data".into()), labels: Some(names::labels(selector)), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some("data".into()),
+            labels: Some(names::labels(selector)),
+            ..ObjectMeta::default()
+        },
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".into()]),
             resources: Some(VolumeResourceRequirements {

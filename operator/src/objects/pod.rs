@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodSecurityContext,
-    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, TCPSocketAction,
-    TopologySpreadConstraint, Volume, VolumeMount,
+    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
+    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecretKeySelector, SecurityContext, TCPSocketAction, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -41,7 +41,8 @@ pub struct Pod<'a> {
 
 /// Builds the pod template.
 pub fn template(pod: Pod<'_>) -> PodTemplateSpec {
-    let Pod { selector, mut annotations, user, grace, container, image, pull_policy, resources, volumes, template } = pod;
+    let Pod { selector, mut annotations, user, grace, container, image, pull_policy, resources, volumes, template } =
+        pod;
     let Template {
         image: own_image,
         pull_policy: own_pull_policy,
@@ -139,13 +140,21 @@ pub fn env(name: &str, value: impl Into<String>) -> EnvVar {
 /// A variable with a value of a Secret.
 pub fn env_secret(name: &str, secret: &str, key: &str) -> EnvVar {
     let selector = SecretKeySelector { name: secret.into(), key: key.into(), optional: None };
-    EnvVar { name: name.into(), value: None, value_from: Some(EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() }) }
+    EnvVar {
+        name: name.into(),
+        value: None,
+        value_from: Some(EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() }),
+    }
 }
 
 /// A variable with a field of the pod.
 pub fn env_field(name: &str, path: &str) -> EnvVar {
     let field = ObjectFieldSelector { field_path: path.into(), api_version: Some("v1".into()) };
-    EnvVar { name: name.into(), value: None, value_from: Some(EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() }) }
+    EnvVar {
+        name: name.into(),
+        value: None,
+        value_from: Some(EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() }),
+    }
 }
 
 /// Requests of processor and memory, and a limit of memory. There is no limit of processor: throttling a broker
@@ -161,7 +170,12 @@ pub fn resources(cpu: &str, memory: &str, memory_limit: &str) -> ResourceRequire
 
 /// A named port of the container.
 pub fn port(name: &str, number: u16) -> ContainerPort {
-    ContainerPort { name: Some(name.into()), container_port: i32::from(number), protocol: Some("TCP".into()), ..ContainerPort::default() }
+    ContainerPort {
+        name: Some(name.into()),
+        container_port: i32::from(number),
+        protocol: Some("TCP".into()),
+        ..ContainerPort::default()
+    }
 }
 
 /// A probe of an HTTP path on a named port.
@@ -199,5 +213,10 @@ pub fn memory_volume(name: &str, size: &str) -> Volume {
 
 /// Mounts a volume.
 pub fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
-    VolumeMount { name: name.into(), mount_path: path.into(), read_only: Some(read_only).filter(|only| *only), ..VolumeMount::default() }
+    VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only: Some(read_only).filter(|only| *only),
+        ..VolumeMount::default()
+    }
 }

@@ -7,16 +7,21 @@ use mongodb::bson::{Bson, Document, doc};
 use wire::window::field;
 use wire::{Symbol, Window};
 
-/// The newest window of each company.
+/// Asks for the newest document of each company.
 ///
 /// Sorted like the index, `$group` with `$first` becomes a DISTINCT_SCAN: one step of the index per company.
+#[must_use]
+pub fn newest_pipeline() -> [Document; 2] {
+    let newest = doc! {"_id": format!("${}", field::COMPANY), "newest": {"$first": "$$ROOT"}};
+    [doc! {"$sort": {field::COMPANY: 1, field::ID: -1}}, doc! {"$group": newest}]
+}
+
+/// The newest window of each company.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn newest(windows: &Collection<Document>) -> mongodb::error::Result<Vec<Window>> {
-    let newest = doc! {"_id": format!("${}", field::COMPANY), "newest": {"$first": "$$ROOT"}};
-    let pipeline = [doc! {"$sort": {field::COMPANY: 1, field::ID: -1}}, doc! {"$group": newest}];
-    let groups: Vec<Document> = windows.aggregate(pipeline).await?.try_collect().await?;
+    let groups: Vec<Document> = windows.aggregate(newest_pipeline()).await?.try_collect().await?;
     Ok(groups.iter().filter_map(|group| group.get_document("newest").ok()).filter_map(window).collect())
 }
 

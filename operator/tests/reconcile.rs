@@ -1,0 +1,410 @@
+//! The operator against a real API server: no kubelet, so nothing becomes ready, but every write and every refusal is real.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::DynamicObject;
+use kube::{Api, Client, Config, Resource, ResourceExt};
+use operator::crd::{self, StockPipeline, StockPipelineSpec};
+use operator::metrics::Metrics;
+use operator::plan::Images;
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// An operator that works in a namespace of its own.
+struct World {
+    client: Client,
+    namespace: String,
+    stop: CancellationToken,
+    operator: JoinHandle<anyhow::Result<()>>,
+}
+
+async fn client() -> Client {
+    let path = std::env::var("STOCK_TEST_KUBECONFIG")
+        .expect("STOCK_TEST_KUBECONFIG is not set: run `make test` or `make integration`");
+    let kubeconfig = Kubeconfig::read_from(path).unwrap();
+    Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()).unwrap()
+}
+
+impl World {
+    async fn new() -> Self {
+        let client = client().await;
+        let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+        let parameters = PatchParams::apply("test").force();
+        let definition = crd::definition();
+        definitions.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition)).await.unwrap();
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let new = Namespace {
+            metadata: ObjectMeta { generate_name: Some("reconcile-".into()), ..ObjectMeta::default() },
+            ..Namespace::default()
+        };
+        let namespace = namespaces.create(&PostParams::default(), &new).await.unwrap().name_any();
+        let served = || async {
+            Api::<StockPipeline>::namespaced(client.clone(), &namespace).list(&ListParams::default()).await.ok()
+        };
+        until("the definition is served", served).await;
+        let stop = CancellationToken::new();
+        let operator = start(&client, &namespace, &stop);
+        Self { client, namespace, stop, operator }
+    }
+
+    fn api<K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn create(&self, name: &str, symbols: &[&str]) -> StockPipeline {
+        let spec: StockPipelineSpec = serde_json::from_value(json!({
+            "companies": symbols.iter().map(|symbol| json!({"symbol": symbol})).collect::<Vec<_>>(),
+        }))
+        .unwrap();
+        self.api().create(&PostParams::default(), &StockPipeline::new(name, spec)).await.unwrap()
+    }
+
+    /// Kind and name of every child, with its resource version.
+    async fn children(&self) -> BTreeMap<String, String> {
+        let mut children = BTreeMap::new();
+        async fn add<K>(api: Api<K>, into: &mut BTreeMap<String, String>)
+        where
+            K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+        {
+            for object in api
+                .list(&ListParams::default().labels("app.kubernetes.io/managed-by=stockpipeline-operator"))
+                .await
+                .unwrap()
+            {
+                into.insert(format!("{}/{}", K::kind(&()), object.name_any()), object.resource_version().unwrap());
+            }
+        }
+        add(self.api::<Secret>(), &mut children).await;
+        add(self.api::<ConfigMap>(), &mut children).await;
+        add(self.api::<Service>(), &mut children).await;
+        add(self.api::<PodDisruptionBudget>(), &mut children).await;
+        add(self.api::<StatefulSet>(), &mut children).await;
+        add(self.api::<Deployment>(), &mut children).await;
+        children
+    }
+
+    /// Waits until the status speaks of the present generation.
+    async fn observed(&self, name: &str) -> StockPipeline {
+        until(&format!("the status of {name} speaks of its present generation"), || async {
+            let pipeline = self.api::<StockPipeline>().get(name).await.unwrap();
+            let observed = pipeline.status.as_ref()?.observed_generation;
+            (observed == pipeline.metadata.generation).then_some(pipeline)
+        })
+        .await
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.operator.await.unwrap().unwrap();
+        drop(Api::<Namespace>::all(self.client).delete(&self.namespace, &DeleteParams::default()).await);
+    }
+}
+
+fn start(client: &Client, namespace: &str, stop: &CancellationToken) -> JoinHandle<anyhow::Result<()>> {
+    let images = Images {
+        workloads: "workloads".into(),
+        broker: "broker".into(),
+        database: "database".into(),
+        edge: "edge".into(),
+        pull_policy: None,
+    };
+    let (client, namespace, stop) = (client.clone(), namespace.to_owned(), stop.clone());
+    tokio::spawn(async move {
+        let metrics = Arc::new(Metrics::default());
+        operator::run::lead(client, images, &namespace, "test", metrics, &stop, CancellationToken::new()).await
+    })
+}
+
+/// Waits for a condition; gives up after 30 s with its name.
+async fn until<T, F: Future<Output = Option<T>>>(condition: &str, mut look: impl FnMut() -> F) -> T {
+    let patience = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(value) = look().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < patience, "in vain: {condition}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn one_resource_becomes_all_children_and_a_status_that_says_what_is_missing() {
+    let world = World::new().await;
+    world.create("demo", &["MSFT", "BRK.B"]).await;
+    let children = until("all children are there", || async {
+        let children = world.children().await;
+        (children.len() == 21).then_some(children)
+    })
+    .await;
+    assert!(children.contains_key("Deployment/demo-consumer-msft"), "{children:?}");
+    let pipeline = world.observed("demo").await;
+    let status = pipeline.status.unwrap();
+    let types: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+    let all = [
+        "Ready",
+        "Progressing",
+        "Degraded",
+        "BrokerReady",
+        "DatabaseReady",
+        "PublishersReady",
+        "ConsumersReady",
+        "LiveviewReady",
+        "EdgeReady",
+    ];
+    assert_eq!(types, all);
+    let ready = &status.conditions[0];
+    assert_eq!(ready.status, "False");
+    assert!(ready.message.contains("broker: 0 of 1 ready"), "{}", ready.message);
+    assert_eq!(status.parts.database.ready.as_deref(), Some("0/3"));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_second_pass_over_an_unchanged_world_writes_nothing() {
+    let world = World::new().await;
+    world.create("demo", &["MSFT"]).await;
+    world.observed("demo").await;
+    let before = until("all children are there", || async {
+        let children = world.children().await;
+        (children.len() == 19).then_some(children)
+    })
+    .await;
+    // A fresh operator knows nothing of the passes before it and makes a whole one.
+    world.stop.cancel();
+    world.operator.await.unwrap().unwrap();
+    let metrics = Arc::new(Metrics::default());
+    let stop = CancellationToken::new();
+    let again = {
+        let (client, namespace, stop, metrics) =
+            (world.client.clone(), world.namespace.clone(), stop.clone(), metrics.clone());
+        let images = Images {
+            workloads: "workloads".into(),
+            broker: "broker".into(),
+            database: "database".into(),
+            edge: "edge".into(),
+            pull_policy: None,
+        };
+        tokio::spawn(async move {
+            operator::run::lead(client, images, &namespace, "again", metrics, &stop, CancellationToken::new()).await
+        })
+    };
+    until("two passes were made", || async {
+        let text = metrics.text();
+        let passes = text.lines().find(|line| line.starts_with("stockpipeline_operator_reconciliations_total"))?;
+        (passes.rsplit(' ').next()?.parse::<u32>().ok()? >= 2).then_some(())
+    })
+    .await;
+    stop.cancel();
+    again.await.unwrap().unwrap();
+    let objects = Api::<StockPipeline>::namespaced(world.client.clone(), &world.namespace);
+    let children =
+        World { client: world.client, namespace: world.namespace, stop, operator: tokio::spawn(async { Ok(()) }) };
+    assert_eq!(before, children.children().await);
+    assert!(!metrics.text().contains("verb=\"apply\""), "{}", metrics.text());
+    assert!(objects.get("demo").await.unwrap().status.is_some());
+    children.end().await;
+}
+
+#[tokio::test]
+async fn a_deleted_or_edited_child_comes_back_as_it_was() {
+    let world = World::new().await;
+    world.create("demo", &["MSFT"]).await;
+    let before = until("all children are there", || async {
+        let children = world.children().await;
+        (children.len() == 19).then_some(children)
+    })
+    .await;
+    world.observed("demo").await;
+    let secrets = world.api::<Secret>();
+    let credentials = secrets.get("demo-broker-credentials").await.unwrap();
+    let parameters = DeleteParams::background();
+    secrets.delete("demo-broker-credentials", &parameters).await.unwrap();
+    world.api::<ConfigMap>().delete("demo-edge", &parameters).await.unwrap();
+    world.api::<Service>().delete("demo-liveview", &parameters).await.unwrap();
+    world.api::<PodDisruptionBudget>().delete("demo-database", &parameters).await.unwrap();
+    world.api::<Deployment>().delete("demo-consumer-msft", &parameters).await.unwrap();
+    let edit = json!({"spec": {"replicas": 7}});
+    world.api::<StatefulSet>().patch("demo-database", &PatchParams::default(), &Patch::Merge(&edit)).await.unwrap();
+    until("every child is back", || async { world.children().await.keys().eq(before.keys()).then_some(()) }).await;
+    until("the edited number of replicas is back", || async {
+        let set = world.api::<StatefulSet>().get("demo-database").await.unwrap();
+        (set.spec?.replicas == Some(3)).then_some(())
+    })
+    .await;
+    let restored = until("the Secret is whole", || async {
+        let secret = secrets.get("demo-broker-credentials").await.ok()?;
+        secret.data.as_ref().is_some_and(|data| data.contains_key("url")).then_some(secret)
+    })
+    .await;
+    assert!(restored.data == credentials.data, "the Secret came back with other content");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn removing_a_company_removes_its_children_and_nothing_else() {
+    let world = World::new().await;
+    world.create("demo", &["MSFT", "TSLA"]).await;
+    let before = until("all children are there", || async {
+        let children = world.children().await;
+        (children.len() == 21).then_some(children)
+    })
+    .await;
+    world.observed("demo").await;
+    let stranger = ConfigMap {
+        metadata: ObjectMeta {
+            name: Some("stranger".into()),
+            labels: Some(BTreeMap::from([("app.kubernetes.io/managed-by".into(), "stockpipeline-operator".into())])),
+            ..ObjectMeta::default()
+        },
+        ..ConfigMap::default()
+    };
+    world.api::<ConfigMap>().create(&PostParams::default(), &stranger).await.unwrap();
+    let change = json!({"spec": {"companies": [{"symbol": "MSFT"}]}});
+    world.api::<StockPipeline>().patch("demo", &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
+    let after = until("the company's children are gone", || async {
+        let children = world.children().await;
+        (!children.contains_key("Deployment/demo-publisher-tsla")
+            && !children.contains_key("Deployment/demo-consumer-tsla"))
+        .then_some(children)
+    })
+    .await;
+    for (name, version) in &before {
+        if !name.ends_with("-tsla") {
+            assert_eq!(after.get(name), Some(version), "{name} was touched");
+        }
+    }
+    assert!(after.contains_key("ConfigMap/stranger"), "an object that only looks like ours was deleted");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_object_of_somebody_else_is_left_alone_and_named_in_the_status() {
+    let world = World::new().await;
+    let foreign = ConfigMap {
+        metadata: ObjectMeta { name: Some("demo-edge".into()), ..ObjectMeta::default() },
+        data: Some(BTreeMap::from([("mine".into(), "yes".into())])),
+        ..ConfigMap::default()
+    };
+    world.api::<ConfigMap>().create(&PostParams::default(), &foreign).await.unwrap();
+    world.create("demo", &["MSFT"]).await;
+    let message = until("the status names the object", || async {
+        let pipeline = world.api::<StockPipeline>().get("demo").await.unwrap();
+        let ready = pipeline.status?.conditions.into_iter().find(|condition| condition.type_ == "Ready")?;
+        (ready.reason == "ForeignObject").then_some(ready.message)
+    })
+    .await;
+    assert!(message.contains("ConfigMap demo-edge"), "{message}");
+    let untouched = world.api::<ConfigMap>().get("demo-edge").await.unwrap();
+    assert_eq!(untouched.data, foreign.data);
+    // One failure keeps nothing else away.
+    assert!(world.children().await.contains_key("Deployment/demo-edge"));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn symbols_that_look_alike_get_children_of_their_own() {
+    let world = World::new().await;
+    let long = "A".repeat(64);
+    let symbols = ["BRK.B", "BRK-B", "BRKB", "^GSPC", "0700.HK", "brk.b", &long];
+    world.create("demo", &symbols).await;
+    until("each symbol has a consumer", || async {
+        let consumers = world
+            .api::<Deployment>()
+            .list(&ListParams::default().labels("app.kubernetes.io/component=consumer"))
+            .await
+            .unwrap();
+        let mut found: Vec<String> =
+            consumers.iter().map(|consumer| consumer.annotations()["stockpipeline.io/symbol"].clone()).collect();
+        found.sort();
+        let mut wanted: Vec<String> = symbols.iter().map(|symbol| (*symbol).to_owned()).collect();
+        wanted.sort();
+        (found == wanted).then_some(())
+    })
+    .await;
+    world.end().await;
+}
+
+/// What users write that cannot be right, and what the sentence must name.
+#[tokio::test]
+async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
+    let world = World::new().await;
+    let one = json!([{"symbol": "MSFT"}]);
+    let cases = [
+        ("none", json!({"companies": []}), "name at least one company"),
+        ("missing", json!({}), "spec.companies: Required value"),
+        (
+            "twice",
+            json!({"companies": [{"symbol": "MSFT"}, {"symbol": "MSFT"}]}),
+            "Duplicate value: {\"symbol\":\"MSFT\"}",
+        ),
+        ("illegal", json!({"companies": [{"symbol": "MS FT"}]}), "a symbol is 1 to 64 letters, digits or"),
+        ("empty", json!({"companies": [{"symbol": ""}]}), "a symbol is 1 to 64 letters, digits or"),
+        ("even", json!({"companies": one, "database": {"replicas": 2}}), "database.replicas must be 1, 3, 5 or 7"),
+        ("zero", json!({"companies": one, "database": {"replicas": 0}}), "database.replicas must be 1, 3, 5 or 7"),
+        ("two", json!({"companies": one, "broker": {"replicas": 2}}), "broker.replicas must be 1 or 3"),
+        (
+            "negative",
+            json!({"companies": one, "liveview": {"replicas": -1}}),
+            "spec.liveview.replicas in body should be greater than or equal to 0",
+        ),
+        (
+            "storage",
+            json!({"companies": one, "broker": {"storage": {"size": "lots"}}}),
+            "storage.size must be a quantity above 0",
+        ),
+        (
+            "nothing",
+            json!({"companies": one, "database": {"storage": {"size": "0"}}}),
+            "storage.size must be a quantity above 0",
+        ),
+        ("batch", json!({"companies": one, "consumer": {"batchSize": 0}}), "batchSize must be at least 1"),
+        (
+            "price",
+            json!({"companies": [{"symbol": "MSFT", "price": {"min": 9, "max": 1}}]}),
+            "price needs 0 <= min < max",
+        ),
+        (
+            "port",
+            json!({"companies": one, "edge": {"service": {"nodePort": 30080}}}),
+            "service.nodePort needs service.type",
+        ),
+        (
+            "label",
+            json!({"companies": one, "edge": {"template": {"labels": {"app.kubernetes.io/name": "x"}}}}),
+            "template.labels must not use the prefixes",
+        ),
+        ("a.dotted-name", json!({"companies": one}), "metadata.name must be 1 to 40 lower-case letters"),
+    ];
+    let resource = kube::api::ApiResource::erase::<StockPipeline>(&());
+    let pipelines: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
+    for (name, spec, sentence) in cases {
+        let object = DynamicObject::new(name, &resource).data(json!({"spec": spec}));
+        let refusal = pipelines.create(&PostParams::default(), &object).await.expect_err(name).to_string();
+        assert!(refusal.contains(sentence), "{name}: {refusal}");
+    }
+    world.create("fixed", &["MSFT"]).await;
+    for (change, sentence) in [
+        (json!({"database": {"replicas": 5}}), "database.replicas cannot be changed yet"),
+        (json!({"broker": {"replicas": 3}}), "broker.replicas cannot be changed yet"),
+        (json!({"broker": {"storage": {"size": "5Gi"}}}), "storage cannot be changed yet"),
+    ] {
+        let patch = json!({"spec": change});
+        let refusal = pipelines
+            .patch("fixed", &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .expect_err(sentence)
+            .to_string();
+        assert!(refusal.contains(sentence), "{refusal}");
+    }
+    world.end().await;
+}
