@@ -1,15 +1,21 @@
 //! Why a pod is not ready, in words; pure.
 //! Rule: names the pod, the cause as Kubernetes knows it, and what a person can look at.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
+
+/// A pod waits this long for its new volume or for room before that is worth a word.
+const SCHEDULING: SignedDuration = SignedDuration::from_secs(15);
 
 /// Reasons with which a container waits while all is well.
 const ORDINARY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 /// The first trouble among the pods, in the order of their names so that the text does not flap.
-pub fn worst<'a>(pods: impl Iterator<Item = &'a Pod>) -> Option<String> {
-    let mut troubles: Vec<(String, String)> = pods.filter_map(|pod| Some((pod.name_any(), trouble(pod)?))).collect();
+pub fn worst<'a>(pods: impl Iterator<Item = &'a Pod>, now: Timestamp) -> Option<String> {
+    let mut troubles: Vec<(String, String)> =
+        pods.filter_map(|pod| Some((pod.name_any(), trouble(pod, now)?))).collect();
     troubles.sort();
     let count = troubles.len();
     let (name, text) = troubles.into_iter().next()?;
@@ -17,16 +23,17 @@ pub fn worst<'a>(pods: impl Iterator<Item = &'a Pod>) -> Option<String> {
     Some(format!("pod {name}{others} {text}"))
 }
 
-fn trouble(pod: &Pod) -> Option<String> {
+fn trouble(pod: &Pod, now: Timestamp) -> Option<String> {
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let status = pod.status.as_ref()?;
-    let unscheduled = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    let since = |time: &Time| now.duration_since(time.0);
+    let unscheduled = status.conditions.iter().flatten().find(|condition| {
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.last_transition_time.as_ref().is_none_or(|time| since(time) >= SCHEDULING)
+    });
     if let Some(condition) = unscheduled {
         let why = condition.message.as_deref().unwrap_or("no node fits");
         return Some(format!(

@@ -154,5 +154,5 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output 
 pub fn telemetry(format: &str) {
     let filter = EnvFilter::try_from_env(wire::env::LOG).unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter);
-    if format == "json" { log.json().flatten_event(true).init() } else { log.init() }
+    if format == "json" { log.json().flatten_event(true).with_span_list(false).init() } else { log.init() }
 }

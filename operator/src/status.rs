@@ -106,12 +106,12 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     let spec = &pipeline.spec;
     let companies = i32::try_from(spec.companies.len()).unwrap_or(i32::MAX);
     let publishers = if spec.publisher.enabled { companies } else { 0 };
-    let broker = set(seen, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref());
-    let database = set(seen, Part::Database, "DatabaseReady", spec.database.replicas, seen.database.as_ref());
-    let publishers = deployed(seen, Part::Publisher, "PublishersReady", publishers);
-    let consumers = deployed(seen, Part::Consumer, "ConsumersReady", companies);
-    let liveview = deployed(seen, Part::Liveview, "LiveviewReady", spec.liveview.replicas);
-    let edge = deployed(seen, Part::Edge, "EdgeReady", spec.edge.replicas);
+    let broker = set(seen, now, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref());
+    let database = set(seen, now, Part::Database, "DatabaseReady", spec.database.replicas, seen.database.as_ref());
+    let publishers = deployed(seen, now, Part::Publisher, "PublishersReady", publishers);
+    let consumers = deployed(seen, now, Part::Consumer, "ConsumersReady", companies);
+    let liveview = deployed(seen, now, Part::Liveview, "LiveviewReady", spec.liveview.replicas);
+    let edge = deployed(seen, now, Part::Edge, "EdgeReady", spec.edge.replicas);
 
     let ratio = |judgement: &Judgement| PartStatus { ready: Some(format!("{}/{}", judgement.ready, judgement.wanted)) };
     let parts = Parts {
@@ -197,7 +197,14 @@ fn overall(judgements: &[Judgement], errors: &[Error]) -> Vec<Condition> {
 }
 
 /// Judges a StatefulSet and the system that runs in it.
-fn set(seen: &Seen, part: Part, type_: &'static str, wanted: i32, system: Option<&System>) -> Judgement {
+fn set(
+    seen: &Seen,
+    now: Timestamp,
+    part: Part,
+    type_: &'static str,
+    wanted: i32,
+    system: Option<&System>,
+) -> Judgement {
     let live = seen
         .stateful_sets
         .iter()
@@ -216,12 +223,12 @@ fn set(seen: &Seen, part: Part, type_: &'static str, wanted: i32, system: Option
             let message = "not asked yet whether it serves".into();
             Judgement { type_, part: Some(part), ready, wanted, reason: reason::FORMING, message, trouble: false }
         }
-        _ => judge(seen, part, type_, ready, wanted, current),
+        _ => judge(seen, now, part, type_, ready, wanted, current),
     }
 }
 
 /// Judges the Deployments of a part.
-fn deployed(seen: &Seen, part: Part, type_: &'static str, wanted: i32) -> Judgement {
+fn deployed(seen: &Seen, now: Timestamp, part: Part, type_: &'static str, wanted: i32) -> Judgement {
     let live = seen.deployments.iter().filter(|deployment| {
         deployment.metadata.deletion_timestamp.is_none()
             && deployment.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name())
@@ -234,10 +241,18 @@ fn deployed(seen: &Seen, part: Part, type_: &'static str, wanted: i32) -> Judgem
         ready += status.and_then(|status| status.ready_replicas).unwrap_or(0).min(updated);
         current &= status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
     }
-    judge(seen, part, type_, ready.min(wanted), wanted, current)
+    judge(seen, now, part, type_, ready.min(wanted), wanted, current)
 }
 
-fn judge(seen: &Seen, part: Part, type_: &'static str, ready: i32, wanted: i32, current: bool) -> Judgement {
+fn judge(
+    seen: &Seen,
+    now: Timestamp,
+    part: Part,
+    type_: &'static str,
+    ready: i32,
+    wanted: i32,
+    current: bool,
+) -> Judgement {
     let judgement =
         |reason, message, trouble| Judgement { type_, part: Some(part), ready, wanted, reason, message, trouble };
     if wanted == 0 {
@@ -248,7 +263,7 @@ fn judge(seen: &Seen, part: Part, type_: &'static str, ready: i32, wanted: i32, 
     }
     let of_part =
         seen.pods.iter().filter(|pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
-    match pods::worst(of_part) {
+    match pods::worst(of_part, now) {
         Some(trouble) => judgement(reason::POD_TROUBLE, format!("{ready} of {wanted} ready; {trouble}"), true),
         None => judgement(reason::STARTING, format!("{ready} of {wanted} ready, the others are starting"), false),
     }

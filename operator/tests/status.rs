@@ -97,7 +97,7 @@ fn a_pod_that_no_node_can_take_is_named_with_what_to_do() {
     seen.pods = vec![
         serde_json::from_value::<Pod>(json!({
             "metadata": {"name": "demo-broker-0", "labels": {"app.kubernetes.io/component": "broker"}},
-            "status": {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available: 3 Insufficient memory."}]},
+            "status": {"conditions": [{"type": "PodScheduled", "status": "False", "lastTransitionTime": "2026-11-23T11:59:40Z", "message": "0/3 nodes are available: 3 Insufficient memory."}]},
         }))
         .unwrap(),
     ];
@@ -111,6 +111,21 @@ fn a_pod_that_no_node_can_take_is_named_with_what_to_do() {
         "{message}"
     );
     assert_eq!(condition(&status, "Degraded").0, "True");
+}
+
+#[test]
+fn a_pod_that_waits_a_moment_for_its_new_volume_is_no_trouble() {
+    let mut seen = all_well();
+    seen.stateful_sets[0] = set("broker", 1, 0);
+    let pod = json!({
+        "metadata": {"name": "demo-broker-0", "labels": {"app.kubernetes.io/component": "broker"}},
+        "status": {"conditions": [{"type": "PodScheduled", "status": "False", "lastTransitionTime": "2026-11-23T11:59:58Z",
+            "message": "pod has unbound immediate PersistentVolumeClaims"}]},
+    });
+    seen.pods = vec![serde_json::from_value::<Pod>(pod).unwrap()];
+    let status = status::of(&pipeline(), &seen, now());
+    assert_eq!(condition(&status, "BrokerReady").1, "Starting");
+    assert_eq!(condition(&status, "Degraded").0, "False");
 }
 
 #[test]

@@ -86,7 +86,9 @@ fn our_frame_is_sorted_and_its_additions_stand_where_old_readers_ignore_them() {
     assert_eq!(value["prices"][0]["_id"], "655f1d2f8b3c2a0012345678");
     assert_eq!(value["prices"][0]["avgPrice"], 300.12);
     assert!(value["prices"][0].get("lastAt").is_none());
-    assert!(serde_json::to_string(&frame).unwrap().starts_with(r#"{"type":"prices","prices":[{"_id":"655f1d2f8b3c2a0012345678","company":"AAPL","avgPrice":300.12,"#));
+    assert!(serde_json::to_string(&frame).unwrap().starts_with(
+        r#"{"type":"prices","prices":[{"_id":"655f1d2f8b3c2a0012345678","company":"AAPL","avgPrice":300.12,"#
+    ));
 }
 
 #[test]

@@ -36,21 +36,30 @@ impl Address {
     pub fn parse(value: Option<&str>) -> Result<Self> {
         let example = "set it like amqp://user:password@host:5672/%2f, several separated by commas";
         let text = required(env::RABBITMQ_URL, value, example)?;
-        text.split(',').map(str::trim).filter(|url| !url.is_empty()).map(|url| {
-            let mut uri: AMQPUri = url.parse().map_err(|error: String| {
-                wrong(env::RABBITMQ_URL, format!("{}; {example}", without_password(&error, url)))
-            })?;
-            // `amqp://host/` names the empty virtual host by the letter of the rule; every client we know means the default one.
-            if uri.vhost.is_empty() {
-                uri.vhost = "/".into();
-            }
-            let query = &mut uri.query;
-            query.heartbeat = Some(query.heartbeat.map_or(HEARTBEAT, |seconds| seconds.clamp(1, HEARTBEAT)));
-            query.frame_max.get_or_insert(FRAME_MAX);
-            Ok(uri)
-        }).collect::<Result<Vec<_>>>().and_then(|uris| {
-            if uris.is_empty() { Err(wrong(env::RABBITMQ_URL, format!("holds no address; {example}"))) } else { Ok(Self(uris)) }
-        })
+        text.split(',')
+            .map(str::trim)
+            .filter(|url| !url.is_empty())
+            .map(|url| {
+                let mut uri: AMQPUri = url.parse().map_err(|error: String| {
+                    wrong(env::RABBITMQ_URL, format!("{}; {example}", without_password(&error, url)))
+                })?;
+                // `amqp://host/` names the empty virtual host by the letter of the rule; every client we know means the default one.
+                if uri.vhost.is_empty() {
+                    uri.vhost = "/".into();
+                }
+                let query = &mut uri.query;
+                query.heartbeat = Some(query.heartbeat.map_or(HEARTBEAT, |seconds| seconds.clamp(1, HEARTBEAT)));
+                query.frame_max.get_or_insert(FRAME_MAX);
+                Ok(uri)
+            })
+            .collect::<Result<Vec<_>>>()
+            .and_then(|uris| {
+                if uris.is_empty() {
+                    Err(wrong(env::RABBITMQ_URL, format!("holds no address; {example}")))
+                } else {
+                    Ok(Self(uris))
+                }
+            })
     }
 }
 
@@ -162,7 +171,12 @@ mod tests {
 
     #[test]
     fn the_heartbeat_is_never_slower_than_ours_nor_off() {
-        for (text, seconds) in [("amqp://h", 10), ("amqp://h/%2f?heartbeat=60", 10), ("amqp://h/%2f?heartbeat=0", 1), ("amqp://h/%2f?heartbeat=5", 5)] {
+        for (text, seconds) in [
+            ("amqp://h", 10),
+            ("amqp://h/%2f?heartbeat=60", 10),
+            ("amqp://h/%2f?heartbeat=0", 1),
+            ("amqp://h/%2f?heartbeat=5", 5),
+        ] {
             assert_eq!(Address::parse(Some(text)).unwrap().0[0].query.heartbeat, Some(seconds), "{text}");
         }
     }

@@ -53,8 +53,7 @@ impl Address {
         options.app_name.get_or_insert_with(|| program.to_owned());
         options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
         options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
-        options.write_concern =
-            Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
+        options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
         let name = |value: &Option<String>, default: &str| given(value.as_deref()).unwrap_or(default).to_owned();
         Ok(Self {
             options,
@@ -138,10 +137,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_address_is_refused_by_name_and_without_its_password() {
-        for text in ["http://user:secret@host", "mongodb://user:secret@", "mongodb://user:sec/ret@host", "mongodb+srv://user:secret@host.example.org"] {
+        for text in [
+            "http://user:secret@host",
+            "mongodb://user:secret@",
+            "mongodb://user:sec/ret@host",
+            "mongodb+srv://user:secret@host.example.org",
+        ] {
             let sentence = parse(text).await.unwrap_err().to_string();
             assert!(sentence.starts_with("MONGODB_URL: ") && !sentence.contains("sec"), "{sentence}");
         }
-        assert!(Address::parse(&DatabaseArgs::default(), "test").await.unwrap_err().to_string().starts_with("MONGODB_URL: is not set"));
+        assert!(
+            Address::parse(&DatabaseArgs::default(), "test")
+                .await
+                .unwrap_err()
+                .to_string()
+                .starts_with("MONGODB_URL: is not set")
+        );
     }
 }

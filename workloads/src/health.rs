@@ -105,9 +105,7 @@ async fn metrics(State(health): State<Health>) -> impl IntoResponse {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text)
         }
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string())
-        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string()),
     }
 }
 
@@ -123,7 +121,9 @@ pub async fn bind(name: &str, port: Port) -> anyhow::Result<TcpListener> {
         (Err(error), Port::Default(_)) => {
             let listener = TcpListener::bind(("0.0.0.0", 0)).await.context("cannot bind any port")?;
             let taken = listener.local_addr().map_or(0, |address| address.port());
-            tracing::warn!("port {number} cannot be used ({error}), serving on port {taken} instead; set {name} to choose one");
+            tracing::warn!(
+                "port {number} cannot be used ({error}), serving on port {taken} instead; set {name} to choose one"
+            );
             Ok(listener)
         }
         (Err(error), Port::Explicit(_)) => {

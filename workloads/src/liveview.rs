@@ -41,7 +41,13 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
     let windows = settings.database.windows()?;
     let (sender, frames) = watch::channel(None);
     let (closing, open) = (CancellationToken::new(), TaskTracker::new());
-    let feed = Feed { windows: windows.clone(), pod: settings.pod, readiness: readiness.clone(), metrics: metrics.clone(), frames: sender };
+    let feed = Feed {
+        windows: windows.clone(),
+        pod: settings.pod,
+        readiness: readiness.clone(),
+        metrics: metrics.clone(),
+        frames: sender,
+    };
     let feeding = tokio::spawn(feed.run());
     let sockets = Sockets { frames, closing: closing.clone(), open: open.clone(), metrics };
     let app = routes::router(Service { sockets, windows }).merge(Health::new(readiness.clone(), registry).router());

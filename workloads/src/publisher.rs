@@ -69,7 +69,10 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
     Ok(())
 }
 
-async fn connect(settings: &Settings, speakers: &mut [Speaker]) -> anyhow::Result<(lapin::Connection, Vec<lapin::Channel>)> {
+async fn connect(
+    settings: &Settings,
+    speakers: &mut [Speaker],
+) -> anyhow::Result<(lapin::Connection, Vec<lapin::Channel>)> {
     let companies: Vec<&str> = settings.companies.iter().map(wire::Symbol::as_str).collect();
     let name: String = format!("stock-publisher {}", companies.join(",")).chars().take(200).collect();
     let connection = broker::connect(&settings.broker, &name).await?;

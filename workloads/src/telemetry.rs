@@ -38,7 +38,8 @@ pub struct LogArgs {
 pub fn start(args: &LogArgs) -> Result<()> {
     let filter = EnvFilter::try_new(given(args.log.as_deref()).unwrap_or(FILTER))
         .map_err(|error| wrong(env::LOG, format!("{error}; set a level such as info or debug")))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     let started = match format(args.log_format.as_deref())? {
         Format::Text => builder.try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),

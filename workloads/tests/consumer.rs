@@ -1,4 +1,5 @@
 //! The consumer against a real broker and a real database.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy knows tests, not their helpers")]
 
 mod support;
 
@@ -56,7 +57,8 @@ async fn a_backlog_of_22_000_drains_to_22_windows_with_the_right_averages() {
         assert_eq!((window.get_f64("open").unwrap(), window.get_f64("close").unwrap()), (prices[0], prices[999]));
         assert!(window.get_str("writer").unwrap().starts_with("consumer-under-test/"));
     }
-    eventually("the metric", async || (running.metric("stock_consumer_windows_total").await == 22.0).then_some(())).await;
+    eventually("the metric", async || (running.metric("stock_consumer_windows_total").await == 22.0).then_some(()))
+        .await;
     assert_eq!(running.metric("stock_consumer_events_stored_total").await, 22_000.0);
     running.end().await;
     assert_eq!(database.of(&company).await.len(), 22);
@@ -86,8 +88,28 @@ async fn a_consumer_that_dies_at_any_moment_loses_no_event() {
     })
     .await;
     assert_eq!(stored, (1..=400).collect());
-    let numbers: Vec<i64> = database.of(&company).await.iter().map(|window| window.get_i64("window").unwrap()).collect();
+    let numbers: Vec<i64> =
+        database.of(&company).await.iter().map(|window| window.get_i64("window").unwrap()).collect();
     assert_eq!(numbers, (0..numbers.len() as i64).collect::<Vec<_>>(), "the order of _id is the order of windows");
+    running.end().await;
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_while_the_database_refuses_to_store() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("REFUSED"));
+    let mongo = database.windows.client().database(&database.name);
+    let nothing_passes = doc! {"create": database.windows.name(), "validator": {"impossible": true}};
+    mongo.run_command(nothing_passes).await.unwrap();
+    let running = start(&company, &database, 2).await;
+    running.ready().await;
+    broker.publish_prices(&company, &[1.0, 2.0]).await;
+    eventually("two refusals", async || (running.metric("stock_consumer_reconnects_total").await >= 2.0).then_some(()))
+        .await;
+    let all_pass = doc! {"collMod": database.windows.name(), "validator": {}};
+    mongo.run_command(all_pass).await.unwrap();
+    assert_eq!(database.wait_for(&company, 1).await[0].get_f64("avgPrice").unwrap(), 1.5);
     running.end().await;
     broker.delete(company.as_str()).await;
     database.drop().await;
@@ -151,7 +173,8 @@ async fn a_queue_of_nothing_but_nonsense_is_emptied_although_no_window_ever_fill
     }
     // The prefetch is 4 here: without acknowledgements the fifth would never be seen.
     let running = start(&company, &database, 2).await;
-    eventually("fifty dead letters", async || (broker.count(&dead_letters(&company)).await == Some(50)).then_some(())).await;
+    eventually("fifty dead letters", async || (broker.count(&dead_letters(&company)).await == Some(50)).then_some(()))
+        .await;
     running.end().await;
     assert_eq!(broker.count(company.as_str()).await, Some(0));
     broker.delete(company.as_str()).await;
@@ -162,7 +185,11 @@ async fn a_queue_of_nothing_but_nonsense_is_emptied_although_no_window_ever_fill
 #[tokio::test]
 async fn a_queue_that_a_foreign_program_made_is_used_as_it_is() {
     let (broker, database, company) = (Broker::connect().await, Database::new().await, company("FOREIGN"));
-    broker.channel.queue_declare(company.as_str().into(), QueueDeclareOptions::default(), FieldTable::default()).await.unwrap();
+    broker
+        .channel
+        .queue_declare(company.as_str().into(), QueueDeclareOptions::default(), FieldTable::default())
+        .await
+        .unwrap();
     broker.publish_prices(&company, &[1.0, 2.0]).await;
     let running = start(&company, &database, 2).await;
     assert_eq!(database.wait_for(&company, 1).await[0].get_f64("avgPrice").unwrap(), 1.5);
@@ -179,7 +206,10 @@ async fn a_connection_closed_by_an_administrator_is_made_anew_and_no_event_is_lo
     let running = start(&company, &database, 3).await;
     running.ready().await;
     broker.publish_prices(&company, &[1.0, 2.0]).await;
-    eventually("two events taken", async || (running.metric("stock_consumer_window_events").await == 2.0).then_some(())).await;
+    eventually("two events taken", async || {
+        (running.metric("stock_consumer_window_events").await == 2.0).then_some(())
+    })
+    .await;
     close_connections(&format!("stock-consumer {company}")).await;
     broker.publish_prices(&company, &[6.0]).await;
     assert_eq!(database.wait_for(&company, 1).await[0].get_f64("avgPrice").unwrap(), 3.0);
@@ -209,7 +239,8 @@ async fn a_consumer_whose_window_was_stored_by_another_one_reads_anew_and_goes_o
     let running = start(&company, &database, 2).await;
     running.ready().await;
     broker.publish_prices(&company, &[1.0]).await;
-    eventually("one event taken", async || (running.metric("stock_consumer_window_events").await == 1.0).then_some(())).await;
+    eventually("one event taken", async || (running.metric("stock_consumer_window_events").await == 1.0).then_some(()))
+        .await;
     database.windows.insert_one(doc! {"company": company.as_str(), "avgPrice": 9.0, "window": 0_i64}).await.unwrap();
     broker.publish_prices(&company, &[3.0]).await;
     let windows = database.wait_for(&company, 2).await;
@@ -244,7 +275,8 @@ async fn what_is_not_a_full_window_goes_back_to_the_queue_at_the_end() {
     running.ready().await;
     broker.publish_prices(&company, &[1.0, 2.0, 3.0, 4.0]).await;
     database.wait_for(&company, 1).await;
-    eventually("one event held", async || (running.metric("stock_consumer_window_events").await == 1.0).then_some(())).await;
+    eventually("one event held", async || (running.metric("stock_consumer_window_events").await == 1.0).then_some(()))
+        .await;
     running.end().await;
     eventually("one event back", async || (broker.count(company.as_str()).await == Some(1)).then_some(())).await;
     broker.delete(company.as_str()).await;

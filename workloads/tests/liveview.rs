@@ -1,4 +1,5 @@
 //! The liveview against a real database, with a real WebSocket client.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy knows tests, not their helpers")]
 
 mod support;
 
@@ -84,7 +85,10 @@ async fn a_page_gets_everything_on_connect_and_each_change_soon() {
     let inserted = Instant::now();
     insert(&database, doc! {"company": "AAPL", "avgPrice": 4.25, "window": 0_i64, "count": 1000_i64}).await;
     let update = frame(&mut socket).await;
-    assert_eq!((update.prices[0].company.as_str(), update.prices[0].avg_price, update.prices[0].count), ("AAPL", 4.25, Some(1000)));
+    assert_eq!(
+        (update.prices[0].company.as_str(), update.prices[0].avg_price, update.prices[0].count),
+        ("AAPL", 4.25, Some(1000))
+    );
     assert_eq!(update.prices.len(), 3, "each frame is whole");
     assert!(inserted.elapsed() < Duration::from_secs(5), "{:?}", inserted.elapsed());
     running.end().await;
@@ -115,7 +119,9 @@ async fn many_changes_make_few_frames() {
 async fn a_page_that_does_not_read_holds_nobody_up_and_misses_only_what_is_old() {
     let database = Database::new().await;
     // Wide frames fill the sleeping page's buffers quickly.
-    let wide: Vec<Document> = (0..400).map(|number| doc! {"company": format!("C{number:03}"), "avgPrice": 1.0, "writer": "w".repeat(2000)}).collect();
+    let wide: Vec<Document> = (0..400)
+        .map(|number| doc! {"company": format!("C{number:03}"), "avgPrice": 1.0, "writer": "w".repeat(2000)})
+        .collect();
     database.windows.insert_many(wide).await.unwrap();
     let running = start(&database).await;
     let mut sleeping = connect(&running, "/").await;
@@ -169,7 +175,9 @@ async fn a_dropped_collection_empties_the_page_and_a_new_one_fills_it() {
 async fn reading_the_newest_windows_touches_one_key_per_company_however_many_documents_there_are() {
     let database = Database::new().await;
     make_indexes(&database.windows).await.unwrap();
-    let many: Vec<Document> = (0..3000).map(|number| doc! {"company": format!("C{}", number % 3), "avgPrice": 1.0, "window": i64::from(number / 3)}).collect();
+    let many: Vec<Document> = (0..3000)
+        .map(|number| doc! {"company": format!("C{}", number % 3), "avgPrice": 1.0, "window": i64::from(number / 3)})
+        .collect();
     database.windows.insert_many(many).await.unwrap();
     assert_eq!(windows::newest(&database.windows).await.unwrap().len(), 3);
     let explained = database
@@ -205,11 +213,15 @@ async fn the_json_api_serves_prices_and_the_history_of_a_company() {
     }
     let running = start(&database).await;
     let (code, prices) = get(&running, "/api/prices").await;
-    assert_eq!((code, &prices["type"], &prices["prices"][0]["avgPrice"]), (200, &Value::from("prices"), &Value::from(4.0)));
+    assert_eq!(
+        (code, &prices["type"], &prices["prices"][0]["avgPrice"]),
+        (200, &Value::from("prices"), &Value::from(4.0))
+    );
     let path = format!("/api/companies/{}/windows", company.as_str().replace('^', "%5E"));
     let (code, history) = get(&running, &format!("{path}?limit=2")).await;
     assert_eq!((code, &history["company"]), (200, &Value::from(company.as_str())));
-    let numbers: Vec<i64> = history["windows"].as_array().unwrap().iter().map(|window| window["window"].as_i64().unwrap()).collect();
+    let numbers: Vec<i64> =
+        history["windows"].as_array().unwrap().iter().map(|window| window["window"].as_i64().unwrap()).collect();
     assert_eq!(numbers, [4, 3]);
     let (code, error) = get(&running, &format!("{path}?limit=0")).await;
     assert_eq!((code, &error["error"]), (400, &Value::from("limit must be a whole number from 1 to 500")));
@@ -249,7 +261,10 @@ async fn server_sent_events_carry_the_same_frames() {
     let frame: Frame = serde_json::from_str(text.trim().strip_prefix("data: ").unwrap()).unwrap();
     assert_eq!(frame.prices[0].avg_price, 1.5);
     running.end().await;
-    assert!(matches!(timeout(Duration::from_secs(5), answer.chunk()).await.unwrap(), Ok(None)), "the stream ends in order");
+    assert!(
+        matches!(timeout(Duration::from_secs(5), answer.chunk()).await.unwrap(), Ok(None)),
+        "the stream ends in order"
+    );
     database.drop().await;
 }
 
@@ -263,9 +278,9 @@ async fn a_stop_is_told_to_balancers_first_and_to_pages_with_code_1001() {
     running.stop.cancel();
     eventually("not ready while still serving", async || (status(&readyz).await == 503).then_some(())).await;
     let close = loop {
-        match timeout(Duration::from_secs(5), socket.next()).await.unwrap().unwrap().unwrap() {
-            Message::Close(close) => break close.unwrap(),
-            _ => {}
+        let message = timeout(Duration::from_secs(5), socket.next()).await.unwrap().unwrap();
+        if let Message::Close(close) = message.unwrap() {
+            break close.unwrap();
         }
     };
     assert_eq!(close.code, CloseCode::Away);
@@ -281,7 +296,10 @@ async fn a_page_may_send_anything_and_only_harms_itself() {
     let mut socket = connect(&running, "/").await;
     frame(&mut socket).await;
     drop(socket.send(Message::text("x".repeat(100_000))).await);
-    eventually("the talker is put out", async || (running.metric("stock_liveview_clients{transport=\"Websocket\"}").await == 0.0).then_some(())).await;
+    eventually("the talker is put out", async || {
+        (running.metric("stock_liveview_clients{transport=\"Websocket\"}").await == 0.0).then_some(())
+    })
+    .await;
     assert_eq!(status(&format!("{}/readyz", running.url)).await, 200);
     running.end().await;
     database.drop().await;

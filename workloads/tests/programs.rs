@@ -1,4 +1,5 @@
 //! The three programs as processes: settings from the environment, signals, exit codes, what they print.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy knows tests, not their helpers")]
 
 mod support;
 
@@ -11,13 +12,15 @@ const PUBLISHER: &str = env!("CARGO_BIN_EXE_stock-publisher");
 const CONSUMER: &str = env!("CARGO_BIN_EXE_stock-consumer");
 const LIVEVIEW: &str = env!("CARGO_BIN_EXE_stock-liveview");
 
-fn command(program: &str, variables: &[(&str, &str)]) -> Command {
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+fn command(program: &str, variables: Variables<'_>) -> Command {
     let mut command = Command::new(program);
     command.env_clear().envs(variables.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-fn run(program: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
+fn run(program: &str, variables: Variables<'_>) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command(program, variables).output().unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
 }
@@ -30,15 +33,43 @@ fn free_port() -> u16 {
 #[test]
 fn a_wrong_setting_ends_a_program_at_once_with_code_2_and_a_sentence() {
     let (rabbitmq, mongodb) = ("amqp://user:topsecret@127.0.0.1:1", "mongodb://user:topsecret@127.0.0.1:1");
-    let cases: [(&str, &[(&str, &str)], &str); 8] = [
+    let cases: [(&str, Variables<'_>, &str); 8] = [
         (CONSUMER, &[], "stock-consumer: QUEUE_NAME: is not set; set it to the company's symbol, for example MSFT\n"),
-        (CONSUMER, &[("QUEUE_NAME", "MSFT"), ("RABBITMQ_URL", rabbitmq), ("MONGODB_URL", mongodb), ("BATCH_SIZE", "0")], "stock-consumer: BATCH_SIZE: 0 is not accepted; set a whole number from 1 to 32767\n"),
-        (CONSUMER, &[("QUEUE_NAME", "MSFT"), ("RABBITMQ_URL", rabbitmq), ("MONGODB_URL", "nonsense")], "stock-consumer: MONGODB_URL: "),
-        (PUBLISHER, &[("RABBITMQ_URL", rabbitmq)], "stock-publisher: COMPANY: is not set; set it to a symbol such as MSFT, or COMPANIES to MSFT,TSLA,AAPL\n"),
-        (PUBLISHER, &[("COMPANY", "MSFT"), ("COMPANIES", "TSLA")], "stock-publisher: COMPANY: is set and COMPANIES too; set only one of them\n"),
-        (PUBLISHER, &[("COMPANY", "MSFT"), ("RABBITMQ_URL", "http://user:topsecret@host")], "stock-publisher: RABBITMQ_URL: "),
-        (LIVEVIEW, &[], "stock-liveview: MONGODB_URL: is not set; set it like mongodb://user:password@host:27017/?replicaSet=rs0\n"),
-        (LIVEVIEW, &[("MONGODB_URL", mongodb), ("LOG_FORMAT", "xml")], "stock-liveview: LOG_FORMAT: \"xml\" is not accepted; set text or json\n"),
+        (
+            CONSUMER,
+            &[("QUEUE_NAME", "MSFT"), ("RABBITMQ_URL", rabbitmq), ("MONGODB_URL", mongodb), ("BATCH_SIZE", "0")],
+            "stock-consumer: BATCH_SIZE: 0 is not accepted; set a whole number from 1 to 32767\n",
+        ),
+        (
+            CONSUMER,
+            &[("QUEUE_NAME", "MSFT"), ("RABBITMQ_URL", rabbitmq), ("MONGODB_URL", "nonsense")],
+            "stock-consumer: MONGODB_URL: ",
+        ),
+        (
+            PUBLISHER,
+            &[("RABBITMQ_URL", rabbitmq)],
+            "stock-publisher: COMPANY: is not set; set it to a symbol such as MSFT, or COMPANIES to MSFT,TSLA,AAPL\n",
+        ),
+        (
+            PUBLISHER,
+            &[("COMPANY", "MSFT"), ("COMPANIES", "TSLA")],
+            "stock-publisher: COMPANY: is set and COMPANIES too; set only one of them\n",
+        ),
+        (
+            PUBLISHER,
+            &[("COMPANY", "MSFT"), ("RABBITMQ_URL", "http://user:topsecret@host")],
+            "stock-publisher: RABBITMQ_URL: ",
+        ),
+        (
+            LIVEVIEW,
+            &[],
+            "stock-liveview: MONGODB_URL: is not set; set it like mongodb://user:password@host:27017/?replicaSet=rs0\n",
+        ),
+        (
+            LIVEVIEW,
+            &[("MONGODB_URL", mongodb), ("LOG_FORMAT", "xml")],
+            "stock-liveview: LOG_FORMAT: \"xml\" is not accepted; set text or json\n",
+        ),
     ];
     for (program, variables, sentence) in cases {
         let (code, printed) = run(program, variables);
@@ -58,13 +89,17 @@ fn a_port_that_was_asked_for_and_is_taken_ends_the_program_with_code_1() {
     assert!(printed.contains(&format!("PORT: cannot bind port {port}; set another one")), "{printed}");
 }
 
-async fn ends_well(program: &str, variables: &[(&str, &str)], port: u16, code: u16) {
+async fn ends_well(program: &str, variables: Variables<'_>, port: u16, code: u16) {
     let child = command(program, variables).spawn().unwrap();
-    support::eventually("an answer", async || (support::status(&format!("http://127.0.0.1:{port}/readyz")).await == code).then_some(())).await;
+    support::eventually("an answer", async || {
+        (support::status(&format!("http://127.0.0.1:{port}/readyz")).await == code).then_some(())
+    })
+    .await;
     assert_eq!(support::status(&format!("http://127.0.0.1:{port}/healthz")).await, 200);
     let started = Instant::now();
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    let Output { status, stderr, .. } = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+    let Output { status, stderr, .. } =
+        tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
     let printed = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(0), "{printed}");
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}\n{printed}", started.elapsed());
@@ -73,12 +108,14 @@ async fn ends_well(program: &str, variables: &[(&str, &str)], port: u16, code: u
 
 #[tokio::test]
 async fn sigterm_ends_each_working_program_with_code_0_within_ten_seconds() {
-    let (broker, database, company, port) = (Broker::connect().await, Database::new().await, company("SIGTERM"), free_port());
+    let (broker, database, company, port) =
+        (Broker::connect().await, Database::new().await, company("SIGTERM"), free_port());
     let (text, rabbitmq, mongodb) = (port.to_string(), rabbitmq(), mongodb());
     let of_broker = [("RABBITMQ_URL", rabbitmq.as_str()), ("METRICS_PORT", &text), ("LOG_FORMAT", "json")];
     let of_database = [("MONGODB_URL", mongodb.as_str()), ("MONGODB_DB", &database.name)];
     ends_well(PUBLISHER, &[of_broker.as_slice(), &[("COMPANY", company.as_str())]].concat(), port, 200).await;
-    ends_well(CONSUMER, &[of_broker.as_slice(), &of_database, &[("QUEUE_NAME", company.as_str())]].concat(), port, 200).await;
+    ends_well(CONSUMER, &[of_broker.as_slice(), &of_database, &[("QUEUE_NAME", company.as_str())]].concat(), port, 200)
+        .await;
     ends_well(LIVEVIEW, &[of_database.as_slice(), &[("PORT", &text)]].concat(), port, 200).await;
     broker.delete(company.as_str()).await;
     database.drop().await;
@@ -88,7 +125,12 @@ async fn sigterm_ends_each_working_program_with_code_0_within_ten_seconds() {
 async fn sigterm_ends_a_program_that_waits_for_its_servers_too() {
     let port = free_port();
     let text = port.to_string();
-    let nobody = [("RABBITMQ_URL", "amqp://user:topsecret@127.0.0.1:1"), ("MONGODB_URL", "mongodb://user:topsecret@127.0.0.1:1/?authSource=admin"), ("METRICS_PORT", &text), ("PORT", &text)];
+    let nobody = [
+        ("RABBITMQ_URL", "amqp://user:topsecret@127.0.0.1:1"),
+        ("MONGODB_URL", "mongodb://user:topsecret@127.0.0.1:1/?authSource=admin"),
+        ("METRICS_PORT", &text),
+        ("PORT", &text),
+    ];
     ends_well(PUBLISHER, &[nobody.as_slice(), &[("COMPANY", "MSFT")]].concat(), port, 503).await;
     ends_well(CONSUMER, &[nobody.as_slice(), &[("QUEUE_NAME", "MSFT")]].concat(), port, 503).await;
     ends_well(LIVEVIEW, &nobody, port, 503).await;

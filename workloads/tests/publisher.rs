@@ -1,15 +1,14 @@
 //! The publisher against a real broker.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy knows tests, not their helpers")]
 
 mod support;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use lapin::message::Delivery;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use support::{Broker, Running, close_connections, company, eventually, rabbitmq, socket};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::{PriceEvent, Symbol};
 use workloads::publisher::prices::{Prices, Range};
@@ -93,7 +92,10 @@ async fn a_connection_closed_by_an_administrator_costs_no_event() {
     let (broker, company) = (Broker::connect().await, company("CUT"));
     let running = start(&[&company], "0.2").await;
     for round in 1..=3 {
-        eventually("more confirms", async || (confirmed(&running, &company).await > f64::from(round) * 500.0).then_some(())).await;
+        eventually("more confirms", async || {
+            (confirmed(&running, &company).await > f64::from(round) * 500.0).then_some(())
+        })
+        .await;
         close_connections(&format!("stock-publisher {company}")).await;
     }
     let before = confirmed(&running, &company).await;
@@ -108,26 +110,30 @@ async fn a_connection_closed_by_an_administrator_costs_no_event() {
 #[tokio::test]
 async fn events_returned_because_the_queue_was_deleted_are_sent_again() {
     let (broker, company) = (Broker::connect().await, company("RETURNED"));
-    let running = start(&[&company], "1").await;
-    eventually("some confirms", async || (confirmed(&running, &company).await > 100.0).then_some(())).await;
-    let first = broker.drain(company.as_str()).await.iter().map(sequence).max().unwrap();
+    // Slow enough that nothing is under way: RabbitMQ 4.0 answers the deletion of a queue with open confirms by closing the connection.
+    let running = start(&[&company], "50").await;
+    eventually("some confirms", async || (confirmed(&running, &company).await > 5.0).then_some(())).await;
     broker.delete(company.as_str()).await;
-    eventually("the queue is back", async || broker.count(company.as_str()).await.filter(|count| *count > 100)).await;
-    let refused = running.metric(&format!("stock_publisher_events_refused_total{{company=\"{company}\"}}")).await;
-    assert!(refused >= 1.0, "{refused}");
+    eventually("the queue is back", async || broker.count(company.as_str()).await.filter(|count| *count > 5)).await;
+    let resent = running.metric(&format!("stock_publisher_events_resent_total{{company=\"{company}\"}}")).await;
+    assert!(resent >= 1.0, "{resent}");
     running.end().await;
     let numbers: BTreeSet<i64> = broker.drain(company.as_str()).await.iter().map(sequence).collect();
-    let last = *numbers.last().unwrap();
     // What lay in the queue when it was deleted is gone with it; what was returned afterwards is not.
-    let missing: Vec<i64> = (*numbers.first().unwrap()..=last).filter(|number| !numbers.contains(number)).collect();
-    assert!(missing.is_empty() && *numbers.first().unwrap() > first, "{missing:?}");
+    let (first, last) = (*numbers.first().unwrap(), *numbers.last().unwrap());
+    assert!(first > 0);
+    assert_eq!(numbers, (first..=last).collect());
     broker.delete(company.as_str()).await;
 }
 
 #[tokio::test]
 async fn a_queue_that_a_foreign_program_made_is_used_as_it_is() {
     let (broker, company) = (Broker::connect().await, company("FOREIGN"));
-    broker.channel.queue_declare(company.as_str().into(), QueueDeclareOptions::default(), FieldTable::default()).await.unwrap();
+    broker
+        .channel
+        .queue_declare(company.as_str().into(), QueueDeclareOptions::default(), FieldTable::default())
+        .await
+        .unwrap();
     let running = start(&[&company], "1").await;
     eventually("confirms", async || (confirmed(&running, &company).await > 10.0).then_some(())).await;
     assert_eq!(running.metric("stock_publisher_reconnects_total").await, 0.0);
@@ -140,13 +146,20 @@ async fn one_process_speaks_for_several_companies_at_its_pace() {
     let (broker, first, second) = (Broker::connect().await, company("BRK.B"), company("^GSPC"));
     let running = start(&[&first, &second], "1").await;
     running.ready().await;
-    eventually("a start", async || (confirmed(&running, &first).await > 0.0).then_some(())).await;
-    let (started, before) = (Instant::now(), confirmed(&running, &first).await);
-    eventually("two seconds of events", async || (confirmed(&running, &first).await >= before + 2000.0).then_some(())).await;
-    let took = started.elapsed();
-    assert!((Duration::from_millis(1900)..Duration::from_millis(2400)).contains(&took), "2000 events in {took:?}");
-    assert!(confirmed(&running, &second).await > 1900.0);
+    eventually("three seconds of events", async || (confirmed(&running, &first).await >= 3000.0).then_some(())).await;
     running.end().await;
+    for company in [&first, &second] {
+        let times: Vec<i64> = broker
+            .drain(company.as_str())
+            .await
+            .iter()
+            .map(|message| message.properties.timestamp().unwrap() as i64)
+            .collect();
+        // One event each millisecond: never early, and late only by what the machine was busy with, which is made good.
+        let late: Vec<i64> = times.iter().zip(0..).map(|(at, number)| at - times[0] - number).collect();
+        assert!(times.len() > 2500 && *late.iter().min().unwrap() > -200, "{:?}", late.iter().min());
+        assert!(late.iter().rev().take(500).min().unwrap() < &100, "{late:?}");
+    }
     broker.delete(first.as_str()).await;
     broker.delete(second.as_str()).await;
 }

@@ -9,8 +9,13 @@ use workloads::{health, program};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    program::main("stock-liveview", &args.logs, async || Settings::parse(&args).await, async |settings, stop| {
-        let listener = health::bind(wire::env::PORT, settings.port).await?;
-        liveview::run(settings, listener, stop).await
-    })
+    program::main(
+        "stock-liveview",
+        &args.logs,
+        async || Settings::parse(&args).await,
+        async |settings, stop| {
+            let listener = health::bind(wire::env::PORT, settings.port).await?;
+            liveview::run(settings, listener, stop).await
+        },
+    )
 }

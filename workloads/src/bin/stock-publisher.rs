@@ -9,8 +9,13 @@ use workloads::{health, program};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    program::main("stock-publisher", &args.logs, async || Settings::parse(&args), async |settings, stop| {
-        let listener = health::bind(wire::env::METRICS_PORT, settings.port).await?;
-        publisher::run(settings, listener, stop).await
-    })
+    program::main(
+        "stock-publisher",
+        &args.logs,
+        async || Settings::parse(&args),
+        async |settings, stop| {
+            let listener = health::bind(wire::env::METRICS_PORT, settings.port).await?;
+            publisher::run(settings, listener, stop).await
+        },
+    )
 }

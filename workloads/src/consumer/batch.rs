@@ -59,7 +59,7 @@ impl Batch {
     /// Adds an event; gives the window when this was its last one, and starts the next.
     pub fn push(&mut self, reading: &Reading<'_>) -> Option<Summary> {
         let Reading { event_type, price, at, sequence } = *reading;
-        let summary = self.filling.get_or_insert_with(|| Summary {
+        let summary = self.filling.get_or_insert(Summary {
             average: 0.0,
             count: 0,
             min: price,

@@ -33,9 +33,14 @@ pub struct Sequence<'a> {
 ///
 /// # Errors
 /// The reason, when the message is not an event of this company.
-pub fn read<'a>(company: &Symbol, body: &[u8], properties: &'a BasicProperties, now: i64) -> Result<Reading<'a>, Reason> {
-    let event: PriceEvent<'_> =
-        serde_json::from_slice(body).map_err(|error| if error.is_data() { Reason::NotAnEvent } else { Reason::NotJson })?;
+pub fn read<'a>(
+    company: &Symbol,
+    body: &[u8],
+    properties: &'a BasicProperties,
+    now: i64,
+) -> Result<Reading<'a>, Reason> {
+    let event: PriceEvent<'_> = serde_json::from_slice(body)
+        .map_err(|error| if error.is_data() { Reason::NotAnEvent } else { Reason::NotJson })?;
     if event.company != company.as_str() {
         return Err(Reason::WrongCompany);
     }

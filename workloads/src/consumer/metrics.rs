@@ -46,7 +46,9 @@ impl Metrics {
             insert_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             reconnects: Counter::default(),
             dead_lettered: Reason::ALL
-                .map(|reason| (reason.as_str(), dead_lettered.get_or_create_owned(&ReasonLabel { reason: reason.as_str() })))
+                .map(|reason| {
+                    (reason.as_str(), dead_lettered.get_or_create_owned(&ReasonLabel { reason: reason.as_str() }))
+                })
                 .into(),
         };
         let registry = registry.sub_registry_with_prefix("stock_consumer");
@@ -54,7 +56,11 @@ impl Metrics {
         registry.register("windows", "Windows stored", metrics.windows.clone());
         registry.register("events_stored", "Events in the windows stored", metrics.stored.clone());
         registry.register("window_events", "Events in the window that is being filled", metrics.pending.clone());
-        registry.register("insert_seconds", "Time from an insert to the majority's answer", metrics.insert_seconds.clone());
+        registry.register(
+            "insert_seconds",
+            "Time from an insert to the majority's answer",
+            metrics.insert_seconds.clone(),
+        );
         registry.register("dead_lettered", "Messages moved to the dead-letter queue", dead_lettered);
         registry.register("reconnects", "Connections made after the first", metrics.reconnects.clone());
         metrics

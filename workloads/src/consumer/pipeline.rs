@@ -155,8 +155,16 @@ mod tests {
         pipeline.inserted();
         assert_eq!(pipeline.next_ack(), None);
         pipeline.diverted(2);
-        assert_eq!(pipeline.next_ack(), Some(Ack { tag: 2, multiple: false }), "alone, and before the ack that covers it");
-        assert_eq!(pipeline.next_ack(), Some(Ack { tag: 3, multiple: true }), "the one behind the window does not matter");
+        assert_eq!(
+            pipeline.next_ack(),
+            Some(Ack { tag: 2, multiple: false }),
+            "alone, and before the ack that covers it"
+        );
+        assert_eq!(
+            pipeline.next_ack(),
+            Some(Ack { tag: 3, multiple: true }),
+            "the one behind the window does not matter"
+        );
         assert!(!pipeline.is_settled());
         pipeline.diverted(4);
         assert_eq!(pipeline.next_ack(), Some(Ack { tag: 4, multiple: false }));

@@ -49,7 +49,11 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When a server does not answer or refuses.
-    pub async fn open(settings: &'a Settings, windows: &'a Collection<Document>, metrics: &'a Metrics) -> anyhow::Result<Self> {
+    pub async fn open(
+        settings: &'a Settings,
+        windows: &'a Collection<Document>,
+        metrics: &'a Metrics,
+    ) -> anyhow::Result<Self> {
         let queue = wire::queue::name(&settings.company);
         let connection = broker::connect(&settings.broker, &format!("stock-consumer {queue}")).await?;
         let (channel, declared) = broker::open(&connection, queue, settings.queue_type).await?;
@@ -57,9 +61,17 @@ impl<'a> Session<'a> {
             tracing::info!(queue, "another program made the queue with other properties; it is used as it is");
         }
         let newest = store::newest(windows, &settings.company).await?;
-        channel.basic_qos(prefetch(settings.batch_size), BasicQosOptions::default()).await.context("cannot set the prefetch")?;
+        channel
+            .basic_qos(prefetch(settings.batch_size), BasicQosOptions::default())
+            .await
+            .context("cannot set the prefetch")?;
         let deliveries = channel
-            .basic_consume(queue.into(), settings.writer.as_str().into(), BasicConsumeOptions::default(), FieldTable::default())
+            .basic_consume(
+                queue.into(),
+                settings.writer.as_str().into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
             .await
             .with_context(|| format!("cannot consume queue {queue}"))?;
         tracing::info!(queue, window = newest.next_number, "consuming");
@@ -94,7 +106,9 @@ impl<'a> Session<'a> {
             }
         }
         if timeout(LAST_INSERT, self.finish()).await.is_err() {
-            tracing::warn!("the last window was not stored within {LAST_INSERT:?}; the next consumer takes its events again");
+            tracing::warn!(
+                "the last window was not stored within {LAST_INSERT:?}; the next consumer takes its events again"
+            );
         }
         // Closing waits until the broker has read the last acknowledgement.
         if let Ok(Err(error)) = timeout(Duration::from_secs(1), self.connection.close(200, "stopped".into())).await {
@@ -172,7 +186,9 @@ impl<'a> Session<'a> {
     async fn divert(&mut self, delivery: Delivery, reason: wire::queue::Reason) -> anyhow::Result<()> {
         let dead_letters = match &self.dead_letters {
             Some(dead_letters) => dead_letters.clone(),
-            None => self.dead_letters.insert(DeadLetters::open(&self.connection, &self.settings.company).await?).clone(),
+            None => {
+                self.dead_letters.insert(DeadLetters::open(&self.connection, &self.settings.company).await?).clone()
+            }
         };
         self.metrics.dead_lettered(reason);
         if let Some(count) = self.report.count(Instant::now()) {

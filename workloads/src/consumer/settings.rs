@@ -68,7 +68,8 @@ impl Settings {
     /// # Errors
     /// A sentence that names the variable and the remedy.
     pub async fn parse(args: &Args) -> Result<Self> {
-        let company = required(env::QUEUE_NAME, args.queue_name.as_deref(), "set it to the company's symbol, for example MSFT")?;
+        let company =
+            required(env::QUEUE_NAME, args.queue_name.as_deref(), "set it to the company's symbol, for example MSFT")?;
         let pod = given(args.pod_name.as_deref()).unwrap_or(PROGRAM);
         Ok(Self {
             company: company.parse().map_err(|error| wrong(env::QUEUE_NAME, error))?,
@@ -90,7 +91,10 @@ mod tests {
         Args {
             queue_name: Some("BRK.B".into()),
             rabbitmq_url: Some("amqp://guest:secret@localhost".into()),
-            database: DatabaseArgs { mongodb_url: Some("mongodb://u:secret@localhost".into()), ..DatabaseArgs::default() },
+            database: DatabaseArgs {
+                mongodb_url: Some("mongodb://u:secret@localhost".into()),
+                ..DatabaseArgs::default()
+            },
             ..Args::default()
         }
     }
@@ -110,11 +114,26 @@ mod tests {
     #[tokio::test]
     async fn what_is_missing_or_wrong_is_named_with_its_remedy() {
         let cases = [
-            (Args { queue_name: None, ..args() }, "QUEUE_NAME: is not set; set it to the company's symbol, for example MSFT"),
-            (Args { queue_name: Some("A B".into()), ..args() }, "QUEUE_NAME: symbol \"A B\" holds ' ': use letters, digits and . ^ = _ - only"),
-            (Args { batch_size: Some("0".into()), ..args() }, "BATCH_SIZE: 0 is not accepted; set a whole number from 1 to 32767"),
-            (Args { rabbitmq_url: None, ..args() }, "RABBITMQ_URL: is not set; set it like amqp://user:password@host:5672/%2f, several separated by commas"),
-            (Args { database: DatabaseArgs::default(), ..args() }, "MONGODB_URL: is not set; set it like mongodb://user:password@host:27017/?replicaSet=rs0"),
+            (
+                Args { queue_name: None, ..args() },
+                "QUEUE_NAME: is not set; set it to the company's symbol, for example MSFT",
+            ),
+            (
+                Args { queue_name: Some("A B".into()), ..args() },
+                "QUEUE_NAME: symbol \"A B\" holds ' ': use letters, digits and . ^ = _ - only",
+            ),
+            (
+                Args { batch_size: Some("0".into()), ..args() },
+                "BATCH_SIZE: 0 is not accepted; set a whole number from 1 to 32767",
+            ),
+            (
+                Args { rabbitmq_url: None, ..args() },
+                "RABBITMQ_URL: is not set; set it like amqp://user:password@host:5672/%2f, several separated by commas",
+            ),
+            (
+                Args { database: DatabaseArgs::default(), ..args() },
+                "MONGODB_URL: is not set; set it like mongodb://user:password@host:27017/?replicaSet=rs0",
+            ),
         ];
         for (args, sentence) in cases {
             assert_eq!(Settings::parse(&args).await.unwrap_err().to_string(), sentence);

@@ -71,7 +71,12 @@ impl Feed {
         sleep(pause).await;
     }
 
-    async fn follow(&self, board: &mut Board, beat: &mut Beat, followed: &mut Option<Instant>) -> anyhow::Result<std::convert::Infallible> {
+    async fn follow(
+        &self,
+        board: &mut Board,
+        beat: &mut Beat,
+        followed: &mut Option<Instant>,
+    ) -> anyhow::Result<std::convert::Infallible> {
         if let Err(error) = make_newest_index(&self.windows).await {
             // A reader may have no right to; then the consumers' index serves, or reading is slow but right.
             tracing::info!("the index was not made here: {}", explain(&error));
@@ -138,7 +143,8 @@ impl Feed {
             if !id.is_some_and(|id| board.shows(&id)) {
                 return Ok(false);
             }
-            let all = windows::newest(&self.windows).await.map_err(in_words).context("cannot read the newest windows")?;
+            let all =
+                windows::newest(&self.windows).await.map_err(in_words).context("cannot read the newest windows")?;
             return Ok(board.replace(all));
         }
         Ok(change.full_document.as_ref().and_then(windows::window).is_some_and(|window| board.offer(window)))

@@ -59,7 +59,10 @@ impl Metrics {
     #[must_use]
     pub fn client(&self, transport: Transport) -> Client {
         let label = TransportLabel { transport };
-        let client = Client { clients: self.clients.get_or_create_owned(&label), frames: self.frames.get_or_create_owned(&label) };
+        let client = Client {
+            clients: self.clients.get_or_create_owned(&label),
+            frames: self.frames.get_or_create_owned(&label),
+        };
         client.clients.inc();
         client
     }

@@ -51,7 +51,12 @@ impl Settings {
     /// # Errors
     /// A sentence that names the variable and the remedy.
     pub async fn parse(args: &Args) -> Result<Self> {
-        let grace = number(env::SHUTDOWN_GRACE, args.shutdown_grace.as_deref(), env::default::SHUTDOWN_GRACE, "set milliseconds from 0 to 5000")?;
+        let grace = number(
+            env::SHUTDOWN_GRACE,
+            args.shutdown_grace.as_deref(),
+            env::default::SHUTDOWN_GRACE,
+            "set milliseconds from 0 to 5000",
+        )?;
         Ok(Self {
             port: Port::parse(env::PORT, args.port.as_deref(), env::default::PORT)?,
             database: database::Address::parse(&args.database, PROGRAM).await?,
@@ -79,6 +84,9 @@ mod tests {
         };
         assert_eq!(Settings::parse(&args).await.unwrap().port, Port::Default(3000));
         let wrong = Args { port: Some("http".into()), ..args };
-        assert_eq!(Settings::parse(&wrong).await.unwrap_err().to_string(), "PORT: \"http\" is not accepted; set a port from 1 to 65535");
+        assert_eq!(
+            Settings::parse(&wrong).await.unwrap_err().to_string(),
+            "PORT: \"http\" is not accepted; set a port from 1 to 65535"
+        );
     }
 }

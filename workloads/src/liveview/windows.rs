@@ -29,7 +29,11 @@ pub async fn newest(windows: &Collection<Document>) -> mongodb::error::Result<Ve
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn of_company(windows: &Collection<Document>, company: &Symbol, limit: i64) -> mongodb::error::Result<Vec<Window>> {
+pub async fn of_company(
+    windows: &Collection<Document>,
+    company: &Symbol,
+    limit: i64,
+) -> mongodb::error::Result<Vec<Window>> {
     let found = windows.find(doc! {field::COMPANY: company.as_str()}).sort(doc! {field::ID: -1}).limit(limit).await?;
     let documents: Vec<Document> = found.try_collect().await?;
     Ok(documents.iter().filter_map(window).collect())
@@ -109,7 +113,12 @@ mod tests {
 
     #[test]
     fn a_document_without_company_or_average_is_no_window() {
-        for document in [doc! {"_id": 1, "company": "A"}, doc! {"_id": 1, "avgPrice": 1.0}, doc! {"_id": 1, "company": 7, "avgPrice": 1.0}, doc! {"_id": 1, "company": "A", "avgPrice": f64::NAN}] {
+        for document in [
+            doc! {"_id": 1, "company": "A"},
+            doc! {"_id": 1, "avgPrice": 1.0},
+            doc! {"_id": 1, "company": 7, "avgPrice": 1.0},
+            doc! {"_id": 1, "company": "A", "avgPrice": f64::NAN},
+        ] {
             assert_eq!(window(&document), None, "{document}");
         }
     }

@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_lost_connection_sends_the_unconfirmed_again_in_order_with_their_old_numbers() {
         let mut outbox = outbox(6);
-        [0, 1, 4].map(|sequence| assert!(outbox.confirm(sequence)));
+        assert!([0, 1, 4].iter().all(|sequence| outbox.confirm(*sequence)));
         let refused = outbox.get(5).cloned().unwrap();
         outbox.refuse(refused);
         assert_eq!(numbers(&outbox.take_all()), [2, 3, 5]);

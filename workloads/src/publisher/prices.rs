@@ -42,9 +42,10 @@ impl Prices {
     #[must_use]
     pub fn new(seed: u64, company: &Symbol, range: Range) -> Self {
         // FNV-1a, because the standard library's hash may change from release to release.
-        let hash = company.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = company
+            .as_str()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         Self { range, generator: Xoshiro256PlusPlus::seed_from_u64(seed ^ hash) }
     }
 }

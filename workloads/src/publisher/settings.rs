@@ -100,9 +100,8 @@ impl Settings {
 /// # Errors
 /// When the text is no queue type.
 pub(crate) fn queue_type(value: Option<&str>) -> Result<QueueType> {
-    given(value).map_or(Ok(QueueType::default()), |text| {
-        text.parse().map_err(|error: String| wrong(env::QUEUE_TYPE, error))
-    })
+    given(value)
+        .map_or(Ok(QueueType::default()), |text| text.parse().map_err(|error: String| wrong(env::QUEUE_TYPE, error)))
 }
 
 fn companies(one: Option<&str>, several: Option<&str>) -> Result<Vec<Symbol>> {
@@ -111,7 +110,10 @@ fn companies(one: Option<&str>, several: Option<&str>) -> Result<Vec<Symbol>> {
             return Err(wrong(env::COMPANY, "is set and COMPANIES too; set only one of them"));
         }
         (None, None) => {
-            return Err(wrong(env::COMPANY, "is not set; set it to a symbol such as MSFT, or COMPANIES to MSFT,TSLA,AAPL"));
+            return Err(wrong(
+                env::COMPANY,
+                "is not set; set it to a symbol such as MSFT, or COMPANIES to MSFT,TSLA,AAPL",
+            ));
         }
         (Some(text), None) => (env::COMPANY, text),
         (None, Some(text)) => (env::COMPANIES, text),
@@ -163,7 +165,8 @@ mod tests {
     #[test]
     fn several_companies_are_split_trimmed_and_checked() {
         let several = |text: &str| Args { company: None, companies: Some(text.into()), ..args() };
-        let names = |args: &Args| Settings::parse(args).unwrap().companies.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let names =
+            |args: &Args| Settings::parse(args).unwrap().companies.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(names(&several("MSFT, BRK.B ,^GSPC,")), ["MSFT", "BRK.B", "^GSPC"]);
         assert_eq!(refusal(&several("MSFT,MSFT")), "COMPANIES: MSFT stands twice; name each company once");
         assert_eq!(refusal(&several(",")), "COMPANIES: names no company; set it like MSFT,TSLA,AAPL");

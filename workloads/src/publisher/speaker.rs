@@ -73,7 +73,12 @@ impl Speaker {
     ///
     /// # Errors
     /// When the channel is lost; the outbox keeps what was not confirmed.
-    pub async fn speak(&mut self, connection: &Connection, mut channel: Channel, stop: &CancellationToken) -> anyhow::Result<()> {
+    pub async fn speak(
+        &mut self,
+        connection: &Connection,
+        mut channel: Channel,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
         // Confirms of an earlier channel never come; their events are all still in the outbox.
         self.confirms.clear();
         let unconfirmed = self.outbox.take_all();
@@ -100,7 +105,10 @@ impl Speaker {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let wake = pacer.next().filter(|_| self.may_send()).map(|next| (start + next).max(Instant::now() + SHORTEST_SLEEP));
+            let wake = pacer
+                .next()
+                .filter(|_| self.may_send())
+                .map(|next| (start + next).max(Instant::now() + SHORTEST_SLEEP));
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = async { match wake { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
@@ -166,7 +174,8 @@ impl Speaker {
         };
         // lapin hands a returned message to whichever confirm comes next, so the message itself must say which it is.
         if let Some(message) = returned {
-            let number = sequence_of(&message.delivery.properties).context("the broker returned a message that is not ours")?;
+            let number =
+                sequence_of(&message.delivery.properties).context("the broker returned a message that is not ours")?;
             let at = message.delivery.properties.timestamp().unwrap_or_default();
             self.refuse(Pending { sequence: number, body: message.delivery.data, at });
         }

@@ -1,10 +1,11 @@
 //! What the tests with real servers share: addresses, names of their own, and waiting for conditions.
 //! Rule: each test has its own queues and its own database, so all of them run at once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy knows tests, not their helpers")]
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::time::Duration;
 
-use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use mongodb::bson::{Document, doc};
@@ -131,16 +132,24 @@ impl Broker {
     pub async fn count(&self, queue: &str) -> Option<u32> {
         let channel = self.connection.create_channel().await.unwrap();
         let options = QueueDeclareOptions::default().passive();
-        channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok().map(|queue| queue.message_count())
+        channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await
+            .ok()
+            .map(|queue| queue.message_count())
     }
 
-    /// Takes everything that lies in the queue.
+    /// Takes everything that lies in the queue. Nobody may be publishing to it.
     pub async fn drain(&self, queue: &str) -> Vec<lapin::message::Delivery> {
-        let mut taken = Vec::new();
-        while let Some(message) = self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap() {
-            taken.push(message.delivery);
-        }
-        taken
+        use futures::StreamExt;
+        let count = self.count(queue).await.unwrap() as usize;
+        // A connection of its own: lapin 4.12 ends the whole connection when a consumer is dropped before its channel.
+        let connection = Connection::connect(&rabbitmq(), ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let messages = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
+        let taken = messages.take(count).map(Result::unwrap).collect();
+        tokio::time::timeout(PATIENCE, taken).await.expect("everything arrives")
     }
 
     pub async fn delete(&self, queue: &str) {

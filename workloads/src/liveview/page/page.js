@@ -152,7 +152,9 @@ function flash(element, name) {
 
 function change(row) {
   const { history, cells, element } = row;
-  const before = history.length > 1 ? history.at(-2).price : null;
+  // The history may already hold a newer window than the frame that is shown.
+  const index = history.findIndex(entry => entry.id === row.id);
+  const before = index > 0 ? history[index - 1].price : null;
   const difference = before === null ? 0 : Math.round((row.price - before) * 100) / 100;
   element.classList.toggle('up', difference > 0);
   element.classList.toggle('down', difference < 0);
