@@ -5,6 +5,8 @@ use crate::kubectl::kubectl;
 
 /// Longest text of one command's output.
 const SECTION_MAX: usize = 12_000;
+/// Longest line: of a log's, the beginning says most.
+const LINE_MAX: usize = 300;
 /// Most pods whose logs are shown.
 const PODS_MAX: usize = 20;
 
@@ -43,7 +45,8 @@ pub async fn dump(namespace: &str) {
 
 async fn section(arguments: &[&str]) {
     let text = kubectl(arguments).await.unwrap_or_else(|error| format!("{error:#}"));
-    eprintln!("── kubectl {}\n{}", arguments.join(" "), end_of(&text));
+    let lines: Vec<String> = text.lines().map(|line| line.chars().take(LINE_MAX).collect()).collect();
+    eprintln!("── kubectl {}\n{}", arguments.join(" "), end_of(&lines.join("\n")));
 }
 
 /// The end of a text: the newest lines say most.

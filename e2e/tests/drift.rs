@@ -32,10 +32,12 @@ async fn what_is_deleted_or_changed_by_hand_comes_back_and_nothing_else_is_writt
         for name in ["drift-broker-credentials", "drift-database-credentials"] {
             let before = space.api::<Secret>().get(name).await?.data;
             comes_back::<Secret>(space, name).await?;
-            ensure!(
-                space.api::<Secret>().get(name).await?.data == before,
-                "Secret {name} came back with other content"
-            );
+            // First comes what was generated, then what is derived from it.
+            wait_until(&format!("Secret {name} has its old content"), BACK_WITHIN, async || {
+                ensure!(space.api::<Secret>().get(name).await?.data == before, "it has another");
+                Ok(())
+            })
+            .await?;
         }
         comes_back::<ConfigMap>(space, "drift-broker").await?;
         comes_back::<ConfigMap>(space, "drift-edge").await?;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::compare::contains;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::names;
@@ -142,53 +143,4 @@ fn was_a_namesakes<K: Resource>(object: &K, pipeline: &str) -> bool {
 /// A Kubernetes type always becomes a JSON object; should one ever not, it compares as different and is applied.
 fn to_value<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).unwrap_or_default()
-}
-
-/// True when `live` already says everything `wanted` says. The server adds fields of its own, so more is no difference;
-/// what we stopped wanting shows in the annotation with the hash of what was applied last.
-fn contains(live: &Value, wanted: &Value) -> bool {
-    match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, value)| match live.get(key) {
-            Some(live) => contains(live, value),
-            None => is_empty(value),
-        }),
-        (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted))
-        }
-        (live, wanted) => live == wanted,
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(map) => map.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::contains;
-    use serde_json::json;
-
-    #[test]
-    fn fields_the_server_added_are_no_difference() {
-        let live = json!({"spec": {"replicas": 2, "progressDeadlineSeconds": 600}, "status": {"replicas": 2}});
-        assert!(contains(&live, &json!({"spec": {"replicas": 2}})));
-    }
-
-    #[test]
-    fn a_changed_or_missing_field_is_a_difference() {
-        let live = json!({"spec": {"replicas": 3}});
-        assert!(!contains(&live, &json!({"spec": {"replicas": 2}})));
-        assert!(!contains(&live, &json!({"spec": {"paused": true}})));
-    }
-
-    #[test]
-    fn an_element_somebody_added_to_a_list_is_a_difference() {
-        let live = json!({"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]});
-        assert!(!contains(&live, &json!({"env": [{"name": "A", "value": "1"}]})));
-    }
 }

@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod broker;
+pub mod compare;
 pub mod crd;
 pub mod database;
 pub mod error;
