@@ -110,13 +110,17 @@ diagnose_demo() {
     diagnose_operator
 }
 
-# demo_down: the pipeline and its children, then the operator and the definition.
+# remove_pipelines: and waits for their pods; a namespace with running pods in it goes only after half of their longest grace period.
+remove_pipelines() {
+    kubectl get customresourcedefinition stockpipelines.stockpipeline.io >/dev/null 2>&1 || return 0
+    kubectl delete spl --all --namespace "$DEMO_NAMESPACE" --timeout=30s >/dev/null
+    kubectl wait --for=delete pod --all --namespace "$DEMO_NAMESPACE" --timeout=90s >/dev/null
+}
+
+# demo_down: the pipeline and its children, then the operator. The chart keeps the definition, which goes with the cluster.
 demo_down() {
     export KUBECONFIG=$LOCAL/kubeconfig
-    if kubectl get customresourcedefinition stockpipelines.stockpipeline.io >/dev/null 2>&1; then
-        step "pipelines of the demo removed" kubectl delete spl --all --namespace "$DEMO_NAMESPACE" --ignore-not-found --timeout=30s
-    fi
-    # With the namespace goes whatever is in it; that takes as long as the slowest pod's stop.
+    step "pipeline demo and its children removed" remove_pipelines
     step "namespace $DEMO_NAMESPACE removed" kubectl delete namespace "$DEMO_NAMESPACE" --ignore-not-found --timeout=90s
     step "operator removed" helm uninstall stockpipeline --namespace "$OPERATOR_NAMESPACE" --ignore-not-found --wait --timeout 60s
     kubectl delete namespace "$OPERATOR_NAMESPACE" --ignore-not-found --timeout=60s

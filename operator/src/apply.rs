@@ -1,9 +1,12 @@
 //! Brings the cluster to the wanted objects: server-side apply and prune, one generic function for every kind.
 //! Rule: an object that already is as wanted is not written, one that belongs to someone else is not touched.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
+use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -16,98 +19,132 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::names;
 use crate::objects::{Objects, fingerprint};
+use crate::ownership;
 use crate::plan::Plan;
 use crate::watch::Stores;
 
-/// Applies all objects and removes ours that are no longer wanted. One object's failure does not keep the others away.
-///
-/// # Errors
-/// All failures, in the order of the kinds.
+/// Objects the server keeps in a form of its own however often they are applied: uid and the resource version that came back.
+/// Another writer's element in a list is one such case; server-side apply cannot take it away.
+pub type Settled = Mutex<HashMap<String, String>>;
+
+/// What runs after an apply, as the server returned it or as the watch has it, and what went wrong.
+#[derive(Default)]
+pub struct Applied {
+    /// The wanted stateful sets.
+    pub stateful_sets: Vec<StatefulSet>,
+    /// The wanted deployments.
+    pub deployments: Vec<Deployment>,
+    /// All failures, in the order of the kinds. One object's failure does not keep the others away.
+    pub failures: Vec<Error>,
+}
+
+/// Applies all objects and removes ours that are no longer wanted.
 pub async fn apply(
     client: &Client,
     stores: &Stores,
     metrics: &Metrics,
+    settled: &Settled,
     plan: &Plan,
     objects: Objects,
-) -> Result<(), Vec<Error>> {
+) -> Applied {
     // Without `..`: a kind that is built and not applied must not compile.
     let Objects { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments } = objects;
-    let mut target = Target { client, metrics, plan, failures: Vec::new() };
+    let mut target = Target { client, metrics, settled, plan, failures: Vec::new() };
     // What pods mount and look up first, what runs last.
     target.sync(&stores.secrets, secrets).await;
     target.sync(&stores.config_maps, config_maps).await;
     target.sync(&stores.services, services).await;
     target.sync(&stores.pod_disruption_budgets, pod_disruption_budgets).await;
-    target.sync(&stores.stateful_sets, stateful_sets).await;
-    target.sync(&stores.deployments, deployments).await;
-    if target.failures.is_empty() { Ok(()) } else { Err(target.failures) }
+    let stateful_sets = target.sync(&stores.stateful_sets, stateful_sets).await;
+    let deployments = target.sync(&stores.deployments, deployments).await;
+    Applied { stateful_sets, deployments, failures: target.failures }
 }
 
 struct Target<'a> {
     client: &'a Client,
     metrics: &'a Metrics,
+    settled: &'a Settled,
     plan: &'a Plan,
     failures: Vec<Error>,
 }
 
 impl Target<'_> {
-    async fn sync<K>(&mut self, store: &Store<K>, wanted: Vec<K>)
+    /// Brings one kind to what is wanted and returns the wanted objects that exist now.
+    async fn sync<K>(&mut self, store: &Store<K>, wanted: Vec<K>) -> Vec<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
         let names: Vec<String> = wanted.iter().map(ResourceExt::name_any).collect();
+        let mut present = Vec::with_capacity(wanted.len());
         for object in wanted {
-            if let Err(error) = self.apply_one(&api, store, object).await {
-                self.failures.push(error);
+            match self.apply_one(&api, store, object).await {
+                Ok(live) => present.push(live),
+                Err(error) => self.failures.push(error),
             }
         }
         for live in store.state() {
             let gone = live.meta().deletion_timestamp.is_some() || names.contains(&live.name_any());
-            if gone || live.namespace().as_deref() != Some(&self.plan.namespace) || !self.owns(live.as_ref()) {
+            let ours = || ownership::is_owned(live.as_ref(), &self.plan.owner.uid);
+            if gone || live.namespace().as_deref() != Some(&self.plan.namespace) || !ours() {
                 continue;
             }
             if let Err(error) = self.prune(&api, live.as_ref()).await {
                 self.failures.push(error);
             }
         }
+        present
     }
 
-    async fn apply_one<K>(&self, api: &Api<K>, store: &Store<K>, mut object: K) -> Result<(), Error>
+    async fn apply_one<K>(&self, api: &Api<K>, store: &Store<K>, mut object: K) -> Result<K, Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
         let (kind, name) = (K::kind(&()).to_string(), object.name_any());
         let hash = fingerprint(&to_value(&object).to_string());
         object.annotations_mut().insert(names::APPLIED.into(), hash);
+        let wanted = to_value(&object);
         let known = store.get(&ObjectRef::new(&name).within(&self.plan.namespace));
         let live = match known {
             Some(live) => Some(live.as_ref().clone()),
             // The store holds labelled objects only: what is not in it may exist all the same.
             None => api.get_opt(&name).await.map_err(Error::kubernetes("get", &kind, &name))?,
         };
-        if let Some(live) = &live {
-            if live.meta().deletion_timestamp.is_some() {
-                return Err(Error::Leaving { kind, name });
-            }
-            if !self.owns(live) {
-                return Err(if was_a_namesakes(live, &self.plan.name) {
-                    Error::Leaving { kind, name }
-                } else {
-                    Error::Foreign { kind, name }
-                });
-            }
-            if contains(&to_value(live), &to_value(&object)) {
-                return Ok(());
+        if let Some(live) = live {
+            ownership::check(&live, &self.plan.name, &self.plan.owner.uid)?;
+            if contains(&to_value(&live), &wanted) || self.is_settled(&live) {
+                return Ok(live);
             }
         }
         let parameters = PatchParams::apply(names::MANAGER).force();
-        api.patch(&name, &parameters, &Patch::Apply(&object))
+        let returned = api
+            .patch(&name, &parameters, &Patch::Apply(&object))
             .await
             .map_err(Error::kubernetes("apply", &kind, &name))?;
         tracing::info!(kind, name, namespace = self.plan.namespace, "applied");
         self.metrics.applied(&kind);
-        Ok(())
+        if !contains(&to_value(&returned), &wanted) {
+            self.settle(&returned);
+        }
+        Ok(returned)
+    }
+
+    fn is_settled<K: Resource>(&self, live: &K) -> bool {
+        let settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        live.uid()
+            .and_then(|uid| settled.get(&uid).cloned())
+            .is_some_and(|version| live.resource_version() == Some(version))
+    }
+
+    fn settle<K: Resource>(&self, returned: &K) {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        // Such objects are few; should they ever be many, forgetting them costs one apply each.
+        if settled.len() > 1000 {
+            settled.clear();
+        }
+        if let (Some(uid), Some(version)) = (returned.uid(), returned.resource_version()) {
+            settled.insert(uid, version);
+        }
     }
 
     async fn prune<K>(&self, api: &Api<K>, live: &K) -> Result<(), Error>
@@ -128,16 +165,6 @@ impl Target<'_> {
             Err(error) => Err(Error::kubernetes("delete", kind, name)(error)),
         }
     }
-
-    /// Labels alone are no proof of ownership.
-    fn owns<K: Resource>(&self, object: &K) -> bool {
-        object.owner_references().iter().any(|owner| owner.uid == self.plan.owner.uid)
-    }
-}
-
-/// True for a child of a deleted pipeline of the same name: garbage collection is about to take it.
-fn was_a_namesakes<K: Resource>(object: &K, pipeline: &str) -> bool {
-    object.owner_references().iter().any(|owner| owner.kind == "StockPipeline" && owner.name == pipeline)
 }
 
 /// A Kubernetes type always becomes a JSON object; should one ever not, it compares as different and is applied.

@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use crate::quantity::quantity;
+
 /// True when `live` already says everything `wanted` says. The server adds fields of its own, so more is no difference;
 /// what we stopped wanting shows in the annotation with the hash of what was applied last.
 pub fn contains(live: &Value, wanted: &Value) -> bool {
@@ -28,6 +30,8 @@ fn is_empty(value: &Value) -> bool {
         Value::Null => true,
         Value::Object(map) => map.is_empty(),
         Value::Array(list) => list.is_empty(),
+        // The server leaves out what is empty, texts too.
+        Value::String(text) => text.is_empty(),
         _ => false,
     }
 }
@@ -38,30 +42,6 @@ fn equal_quantities(live: &Value, wanted: &Value) -> bool {
         (Some(live), Some(wanted)) => (live - wanted).abs() <= 1e-9 * live.abs(),
         _ => live == wanted,
     }
-}
-
-/// The number a quantity stands for (Kubernetes API conventions, "Quantity").
-fn quantity(text: &str) -> Option<f64> {
-    const SUFFIXES: [(&str, f64); 15] = [
-        ("Ki", 1024.0),
-        ("Mi", 1_048_576.0),
-        ("Gi", 1_073_741_824.0),
-        ("Ti", 1_099_511_627_776.0),
-        ("Pi", 1_125_899_906_842_624.0),
-        ("Ei", 1_152_921_504_606_846_976.0),
-        ("n", 1e-9),
-        ("u", 1e-6),
-        ("m", 1e-3),
-        ("k", 1e3),
-        ("M", 1e6),
-        ("G", 1e9),
-        ("T", 1e12),
-        ("P", 1e15),
-        ("E", 1e18),
-    ];
-    let suffixed = SUFFIXES.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)));
-    let (digits, factor) = suffixed.unwrap_or((text, 1.0));
-    digits.parse::<f64>().ok().map(|number| number * factor)
 }
 
 #[cfg(test)]

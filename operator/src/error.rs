@@ -13,7 +13,7 @@ pub enum Error {
     #[error("{0}")]
     InvalidSpec(String),
     /// The API server refused or did not answer.
-    #[error("{verb} {kind} {name}: {source}")]
+    #[error("{verb} {kind} {name}: {}", words(source))]
     Kubernetes {
         /// What was tried.
         verb: &'static str,
@@ -40,6 +40,9 @@ pub enum Error {
         /// Name of the object.
         name: String,
     },
+    /// The pass was given up.
+    #[error("the pass took longer than {0:?} and was given up: does the API server answer")]
+    TookTooLong(Duration),
     /// A Secret of generated credentials lacks a key.
     #[error(
         "secret {name} lacks the key {key}: restore it from a backup; the operator does not make a second one, for the data is locked with the first"
@@ -52,15 +55,23 @@ pub enum Error {
     },
 }
 
-/// When to try again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The API server's own sentence; the error type's text repeats it as a dump of its fields.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// When to try again, the soonest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Retry {
-    /// Not before the resource changes.
-    OnChange,
     /// With the pipeline's next short interval.
     Soon,
     /// After a while: someone has to act first.
     Later,
+    /// Not before the resource changes.
+    OnChange,
 }
 
 impl Error {
@@ -77,7 +88,7 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unreadable(_) | Self::InvalidSpec(_) => Retry::OnChange,
-            Self::Leaving { .. } => Retry::Soon,
+            Self::Leaving { .. } | Self::TookTooLong(_) => Retry::Soon,
             Self::Foreign { .. } | Self::IncompleteSecret { .. } => Retry::Later,
             Self::Kubernetes { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 422 || status.code == 403 => Retry::Later,
@@ -93,6 +104,7 @@ impl Error {
             Self::InvalidSpec(_) => "InvalidSpec",
             Self::Foreign { .. } => "ForeignObject",
             Self::Leaving { .. } => "BeingDeleted",
+            Self::TookTooLong(_) => "TookTooLong",
             Self::IncompleteSecret { .. } => "IncompleteSecret",
             Self::Kubernetes { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 422 => "ImmutableOrInvalid",

@@ -17,7 +17,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run the operator against the cluster of the kubeconfig or the pod's service account.
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Print the CustomResourceDefinition as YAML.
     Crd,
 }
@@ -45,7 +45,7 @@ struct RunArguments {
     /// Namespace of the Lease by which replicas elect a leader.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     lease_namespace: String,
-    /// This replica's name in the Lease and in events; one made of the process number unless set.
+    /// This replica's name in the Lease and in events; a random one unless set.
     #[arg(long, env = "POD_NAME")]
     identity: Option<String>,
     /// Address of /healthz, /readyz and /metrics.
@@ -71,7 +71,7 @@ async fn main() -> anyhow::Result<()> {
                 identity,
                 listen,
                 log_format,
-            } = arguments;
+            } = *arguments;
             run::telemetry(&log_format);
             let images = operator::plan::Images {
                 workloads: image_workloads,
@@ -80,7 +80,8 @@ async fn main() -> anyhow::Result<()> {
                 edge: image_edge,
                 pull_policy: image_pull_policy.filter(|policy| !policy.is_empty()),
             };
-            let identity = identity.unwrap_or_else(|| format!("{}-{}", operator::names::MANAGER, std::process::id()));
+            let identity =
+                identity.unwrap_or_else(|| format!("{}-{:08x}", operator::names::MANAGER, rand::random::<u32>()));
             run::run(run::Settings { images, watch_namespace, lease_namespace, identity, listen }).await
         }
         Command::Crd => {

@@ -19,11 +19,11 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &
     let queues = match broker {
         Ok(report) => {
             let ready = i32::try_from(report.nodes_running).unwrap_or(i32::MAX);
-            seen.broker = Some(System { ready, waiting_for: report.waiting_for });
+            seen.broker = Some(System { ready, waiting_for: report.waiting_for, trouble: report.alarm });
             report.queues
         }
         Err(error) => {
-            seen.broker = Some(System { ready: 0, waiting_for: Some(error.to_string()) });
+            seen.broker = Some(System { ready: 0, waiting_for: Some(error.to_string()), trouble: true });
             BTreeMap::new()
         }
     };
@@ -31,10 +31,10 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &
     match database {
         Ok(report) => {
             let ready = i32::try_from(report.members_ready).unwrap_or(i32::MAX);
-            seen.database = Some(System { ready, waiting_for: report.waiting_for });
+            seen.database = Some(System { ready, waiting_for: report.waiting_for, trouble: report.refused });
             primary = report.primary.filter(|_| report.writable);
         }
-        Err(error) => seen.database = Some(System { ready: 0, waiting_for: Some(error.to_string()) }),
+        Err(error) => seen.database = Some(System { ready: 0, waiting_for: Some(error.to_string()), trouble: true }),
     }
     seen.primary.clone_from(&primary);
     if figures && primary.is_some() {

@@ -8,6 +8,8 @@ use kube::ResourceExt;
 
 /// A pod waits this long for its new volume or for room before that is worth a word.
 const SCHEDULING: SignedDuration = SignedDuration::from_secs(15);
+/// A pod that runs is not ready for at most this long before that is worth a word.
+const STARTING: SignedDuration = SignedDuration::from_secs(120);
 
 /// Reasons with which a container waits while all is well.
 const ORDINARY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
@@ -60,5 +62,11 @@ fn trouble(pod: &Pod, now: Timestamp) -> Option<String> {
         let why = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
         return Some(format!("waits: {reason}: {why}"));
     }
-    None
+    // Long past any start: whatever it waits for, its log knows.
+    let unready = status.conditions.iter().flatten().any(|condition| {
+        condition.type_ == "Ready"
+            && condition.status == "False"
+            && condition.last_transition_time.as_ref().is_some_and(|time| since(time) >= STARTING)
+    });
+    unready.then(|| "runs but does not become ready: see its logs".into())
 }

@@ -15,6 +15,7 @@ use rand::distr::{Alphanumeric, SampleString};
 use crate::crd::StockPipeline;
 use crate::error::Error;
 use crate::names::{self, Part};
+use crate::ownership;
 
 /// Keys of the Secrets; the objects write them, this module reads them.
 pub mod key {
@@ -161,21 +162,16 @@ async fn secret(
 ) -> Result<Secret, Error> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let name = names::credentials(&pipeline.name_any(), part);
-    let is_ours =
-        |secret: &Secret| secret.owner_references().iter().any(|owner| Some(&owner.uid) == pipeline.uid().as_ref());
-    if let Some(secret) = store.get(&ObjectRef::new(&name).within(&namespace)).filter(|secret| is_ours(secret)) {
+    let uid = pipeline.uid().unwrap_or_default();
+    let stored = store.get(&ObjectRef::new(&name).within(&namespace));
+    if let Some(secret) = stored.filter(|secret| ownership::check(secret.as_ref(), &pipeline.name_any(), &uid).is_ok())
+    {
         return Ok(secret.as_ref().clone());
     }
     // The store may lag behind, and it holds labelled objects only: before making one, ask.
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let get = || async { secrets.get_opt(&name).await.map_err(Error::kubernetes("get", "Secret", &name)) };
-    let owned = |secret: Secret| match is_ours(&secret) {
-        true => Ok(secret),
-        false if secret.owner_references().iter().any(|owner| owner.name == pipeline.name_any()) => {
-            Err(Error::Leaving { kind: "Secret".into(), name: name.clone() })
-        }
-        false => Err(Error::Foreign { kind: "Secret".into(), name: name.clone() }),
-    };
+    let owned = |secret: Secret| ownership::check(&secret, &pipeline.name_any(), &uid).map(|()| secret);
     if let Some(secret) = get().await? {
         return owned(secret);
     }
@@ -183,9 +179,7 @@ async fn secret(
         let set = names::part(&pipeline.name_any(), part);
         let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &namespace);
         let exists = sets.get_opt(&set).await.map_err(Error::kubernetes("get", "StatefulSet", &set))?;
-        let exists =
-            exists.filter(|set| set.owner_references().iter().any(|owner| Some(&owner.uid) == pipeline.uid().as_ref()));
-        if exists.is_some() {
+        if exists.is_some_and(|set| ownership::is_owned(&set, &uid)) {
             let first_key = if part == Part::Broker { key::PASSWORD } else { key::KEYFILE };
             return Err(Error::IncompleteSecret { name, key: first_key });
         }

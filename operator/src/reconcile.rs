@@ -6,19 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 
-use crate::apply;
+use crate::apply::{self, Settled};
 use crate::crd::{StockPipeline, StockPipelineStatus};
 use crate::error::{Error, Retry};
 use crate::metrics::Metrics;
 use crate::names;
 use crate::objects;
 use crate::observe;
+use crate::ownership;
 use crate::plan::{Images, Plan};
 use crate::read::{self, Credentials};
 use crate::status::{self, Seen};
@@ -28,6 +30,8 @@ use crate::watch::{Guarded, Stores};
 const UNDER_WAY: Duration = Duration::from_secs(2);
 /// Pause between passes when all is well. Changes in the cluster are watched; this is for what happens inside broker and database.
 const SETTLED: Duration = Duration::from_secs(10);
+/// After this long a pass is given up: an API server that takes a request and never answers must not hold a pipeline for ever.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// What every pass needs.
 pub struct Context {
@@ -45,6 +49,8 @@ pub struct Context {
     pub images: Images,
     /// The operator's own figures.
     pub metrics: Arc<Metrics>,
+    /// Objects that stay different however often they are applied.
+    pub settled: Settled,
     /// What earlier passes of this process knew, by uid.
     pub memory: Mutex<HashMap<String, Memory>>,
 }
@@ -53,59 +59,84 @@ pub struct Context {
 #[derive(Clone, Default)]
 pub struct Memory {
     credentials: Option<Credentials>,
-    /// The status as written; the watch may still show an older one, from which the same events would follow again.
-    status: Option<StockPipelineStatus>,
+    /// The status as written and the resource version it replaced. The watch may still show that version, and an older status
+    /// with it, from which the same events would follow again.
+    written: Option<(Option<String>, StockPipelineStatus)>,
+    /// When the companies' figures were read last, whether they were news or not.
+    figures_at: Option<Timestamp>,
 }
 
 /// One pass over one pipeline.
 ///
 /// # Errors
-/// The first failure, for the error policy; the status has told of it by then.
+/// The failure to be tried again the soonest; the status has told of it by then.
 pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     let began = Instant::now();
-    let result = pass(&object, &context).await;
+    let pass = tokio::time::timeout(LONGEST, pass(&object, &context)).await;
+    let result = pass.unwrap_or(Err(Error::TookTooLong(LONGEST)));
     let label = result.as_ref().map_or_else(Error::reason, |_| "ok");
     context.metrics.pass(label, began.elapsed());
     result
 }
 
 async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
-    let pipeline = object.0.as_ref().map_err(|invalid| Error::Unreadable(invalid.error.clone()))?;
+    // Before the first full list absence proves nothing.
+    context.stores.ready().await;
+    let pipeline = match &object.0 {
+        Ok(pipeline) => pipeline,
+        Err(invalid) => return unreadable(object, Error::Unreadable(invalid.error.clone()), context).await,
+    };
     if pipeline.metadata.deletion_timestamp.is_some() {
         // Garbage collection is at work; building against it would only make it longer.
         return Ok(Action::await_change());
     }
     let memory = context.recall(pipeline);
     let mut pipeline = pipeline.clone();
-    if memory.status.is_some() {
-        pipeline.status = memory.status;
+    if let Some((_, status)) = memory.written.filter(|(replaced, _)| *replaced == pipeline.resource_version()) {
+        pipeline.status = Some(status);
     }
     let now = Timestamp::now();
-    let mut seen = Seen::default();
+    let mut seen = context.look_around(&pipeline);
     match plan(&pipeline, memory.credentials.as_ref(), context).await {
         Ok(plan) => {
             context.remember(&pipeline, |memory| memory.credentials = Some(plan.credentials.clone()));
             let objects = objects::build(&plan);
-            if let Err(errors) = apply::apply(&context.client, &context.stores, &context.metrics, &plan, objects).await
-            {
-                seen.errors = errors;
+            let Context { client, stores, metrics, settled, .. } = context;
+            let applied = apply::apply(client, stores, metrics, settled, &plan, objects).await;
+            // What the server returned is newer than what the watch has seen.
+            (seen.stateful_sets, seen.deployments) = (applied.stateful_sets, applied.deployments);
+            seen.errors = applied.failures;
+            let due = status::figures_due(memory.figures_at, now);
+            observe::systems(&context.http, &plan, due, &mut seen).await;
+            if seen.figures.is_some() {
+                context.remember(&pipeline, |memory| memory.figures_at = Some(now));
             }
-            observe::systems(&context.http, &plan, status::figures_due(pipeline.status.as_ref(), now), &mut seen).await;
         }
         Err(error) => seen.errors.push(error),
     }
-    context.look_around(&pipeline, &mut seen);
     let status = status::of(&pipeline, &seen, now);
-    let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let ready = status::is_ready(&status);
     let reported = report(&pipeline, status, context).await;
     for error in &seen.errors {
         tracing::warn!(pipeline = pipeline.name_any(), namespace = pipeline.namespace(), %error, "not done");
     }
-    // The first failure decides when the next try is; an error text never leaves through a success.
-    match (seen.errors.into_iter().next(), reported) {
-        (Some(error), _) | (None, Err(error)) => Err(error),
-        (None, Ok(())) => Ok(Action::requeue(if ready { SETTLED } else { UNDER_WAY })),
+    match seen.errors.into_iter().chain(reported.err()).min_by_key(Error::retry) {
+        Some(error) => Err(error),
+        None => Ok(Action::requeue(if ready { SETTLED } else { UNDER_WAY })),
     }
+}
+
+/// Says in the status that the resource cannot be read; its old status would go on to say that all is well.
+async fn unreadable(object: &Guarded, error: Error, context: &Context) -> Result<Action, Error> {
+    let status = status::unreadable(object.meta().generation, &error, Timestamp::now());
+    // The answer holds the same resource, which is still not readable: only a refusal is news.
+    match write_status(object, &status, context).await {
+        Err(Error::Kubernetes { source, .. }) if matches!(*source, kube::Error::Api(_)) => {
+            tracing::warn!(error = %source, "status not written");
+        }
+        _ => {}
+    }
+    Err(error)
 }
 
 async fn plan(pipeline: &StockPipeline, remembered: Option<&Credentials>, context: &Context) -> Result<Plan, Error> {
@@ -119,21 +150,7 @@ async fn report(pipeline: &StockPipeline, status: StockPipelineStatus, context: 
     if !status::changed(old, &status) {
         return Ok(());
     }
-    let (name, kind) = (pipeline.name_any(), StockPipeline::kind(&()));
-    let api: Api<StockPipeline> = Api::namespaced(context.client.clone(), &pipeline.namespace().unwrap_or_default());
-    let patch = serde_json::json!({
-        "apiVersion": StockPipeline::api_version(&()),
-        "kind": kind,
-        // With the uid, the status of a deleted pipeline cannot land on a new one of the same name.
-        "metadata": {"name": name, "uid": pipeline.uid()},
-        "status": status,
-    });
-    let parameters = PatchParams::apply(names::MANAGER).force();
-    api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await.map_err(Error::kubernetes(
-        "write the status of",
-        kind,
-        &name,
-    ))?;
+    write_status(pipeline, &status, context).await?;
     context.metrics.status_written();
     for event in status::events(old, &status) {
         // An event that is lost costs a line in `kubectl describe`; the conditions say the same.
@@ -141,26 +158,39 @@ async fn report(pipeline: &StockPipeline, status: StockPipelineStatus, context: 
             tracing::warn!(%error, "event not published");
         }
     }
-    context.remember(pipeline, |memory| memory.status = Some(status));
+    context.remember(pipeline, |memory| memory.written = Some((pipeline.resource_version(), status)));
     context.count();
     Ok(())
 }
 
+async fn write_status<K: Resource>(object: &K, status: &StockPipelineStatus, context: &Context) -> Result<(), Error> {
+    let (name, kind) = (object.name_any(), StockPipeline::kind(&()));
+    let api: Api<StockPipeline> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let patch = serde_json::json!({
+        "apiVersion": StockPipeline::api_version(&()),
+        "kind": kind,
+        // With the uid, the status of a deleted pipeline cannot land on a new one of the same name.
+        "metadata": {"name": name, "uid": object.uid()},
+        "status": status,
+    });
+    let parameters = PatchParams::apply(names::MANAGER).force();
+    let written = api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await;
+    written.map(drop).map_err(Error::kubernetes("write the status of", kind, name))
+}
+
 impl Context {
-    fn look_around(&self, pipeline: &StockPipeline, seen: &mut Seen) {
-        let (uid, name, namespace) = (pipeline.uid(), pipeline.name_any(), pipeline.namespace());
-        let ours = |owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]| {
-            owners.iter().any(|owner| Some(&owner.uid) == uid.as_ref())
-        };
-        let (sets, deployments) = (self.stores.stateful_sets.state(), self.stores.deployments.state());
-        seen.stateful_sets =
-            sets.iter().filter(|set| ours(set.owner_references())).map(|set| set.as_ref().clone()).collect();
-        seen.deployments =
-            deployments.iter().filter(|item| ours(item.owner_references())).map(|item| item.as_ref().clone()).collect();
-        let pods = self.stores.pods.state();
-        let of_pipeline =
-            pods.iter().filter(|pod| pod.namespace() == namespace && pod.labels().get(names::INSTANCE) == Some(&name));
-        seen.pods = of_pipeline.map(|pod| pod.as_ref().clone()).collect();
+    /// What the watches know of a pipeline's children.
+    fn look_around(&self, pipeline: &StockPipeline) -> Seen {
+        let (uid, name, namespace) = (pipeline.uid().unwrap_or_default(), pipeline.name_any(), pipeline.namespace());
+        let (sets, deployments, pods) =
+            (self.stores.stateful_sets.state(), self.stores.deployments.state(), self.stores.pods.state());
+        let of_pipeline = |pod: &Pod| pod.namespace() == namespace && pod.labels().get(names::INSTANCE) == Some(&name);
+        Seen {
+            stateful_sets: owned(sets, &uid),
+            deployments: owned(deployments, &uid),
+            pods: pods.iter().filter(|pod| of_pipeline(pod)).map(|pod| pod.as_ref().clone()).collect(),
+            ..Seen::default()
+        }
     }
 
     fn recall(&self, pipeline: &StockPipeline) -> Memory {
@@ -180,17 +210,25 @@ impl Context {
     }
 
     fn count(&self) {
+        let alive: Vec<String> = self.pipelines.state().iter().filter_map(|pipeline| pipeline.uid()).collect();
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_ready = |memory: &&Memory| {
+        let is_ready = |uid: &&String| {
             memory
-                .status
-                .iter()
-                .flat_map(|status| &status.conditions)
-                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+                .get(*uid)
+                .and_then(|memory| memory.written.as_ref())
+                .is_some_and(|(_, status)| status::is_ready(status))
         };
-        let ready = memory.values().filter(is_ready).count();
-        self.metrics.pipelines(ready, memory.len().saturating_sub(ready));
+        let ready = alive.iter().filter(is_ready).count();
+        self.metrics.pipelines(ready, alive.len() - ready);
     }
+}
+
+fn owned<K: Resource + Clone>(objects: Vec<Arc<K>>, uid: &str) -> Vec<K> {
+    objects
+        .iter()
+        .filter(|object| ownership::is_owned(object.as_ref(), uid))
+        .map(|object| object.as_ref().clone())
+        .collect()
 }
 
 /// When to try again after a failed pass, with jitter so that many pipelines do not come back at once.

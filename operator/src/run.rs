@@ -93,6 +93,8 @@ pub async fn lead(
         .connect_timeout(Duration::from_secs(2))
         .timeout(Duration::from_secs(3))
         .pool_idle_timeout(Duration::from_secs(30))
+        // The broker is in the cluster; its password must not travel through a proxy.
+        .no_proxy()
         .build()?;
     let (controller, stores) = watch::controller(&client, watch_namespace);
     let reporter = Reporter { controller: names::MANAGER.into(), instance: Some(identity.to_owned()) };
@@ -104,6 +106,7 @@ pub async fn lead(
         stores,
         images,
         metrics,
+        settled: Default::default(),
         memory: Default::default(),
     });
     let passes = controller

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
@@ -47,6 +47,8 @@ pub struct System {
     pub ready: i32,
     /// What it waits for; none when it serves as a whole.
     pub waiting_for: Option<String>,
+    /// Waiting will not help: somebody has to act.
+    pub trouble: bool,
 }
 
 /// Figures of one company; what could not be read is absent.
@@ -127,6 +129,13 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     conditions.extend(judgements.iter().map(|judgement| {
         condition(judgement.type_, judgement.is_ready(), judgement.reason, judgement.message.clone())
     }));
+    // Whom a failed pass did not ask, of them it has no news.
+    for (type_, asked) in [("BrokerReady", seen.broker.is_some()), ("DatabaseReady", seen.database.is_some())] {
+        let earlier = old.conditions.iter().find(|condition| condition.type_ == type_);
+        if let (false, Some(earlier)) = (asked, earlier) {
+            conditions.iter_mut().filter(|condition| condition.type_ == type_).for_each(|new| new.clone_from(earlier));
+        }
+    }
     for condition in &mut conditions {
         condition.observed_generation = pipeline.metadata.generation;
         // Moves only with the value: otherwise every pass would change the resource and so cause the next pass.
@@ -209,15 +218,21 @@ fn set(
         .stateful_sets
         .iter()
         .find(|set| set.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
+    let counts = live.and_then(|set| set.status.as_ref());
     let current = live
         .and_then(|set| Some(set.status.as_ref()?.observed_generation? >= set.metadata.generation?))
         .unwrap_or(false);
-    let ready = live.and_then(|set| set.status.as_ref()?.ready_replicas).unwrap_or(0).min(wanted);
+    let count = |figure: Option<i32>| figure.unwrap_or(0);
+    let ready = counts.map_or(0, |status| {
+        // In the middle of a roll the pods of the old revision are ready too; the wish is fulfilled by the new ones.
+        let old = status.replicas - count(status.updated_replicas);
+        (count(status.ready_replicas) - old).clamp(0, wanted)
+    });
     let pods_ready = current && ready == wanted;
     match system {
-        Some(System { ready, waiting_for: Some(waiting) }) if pods_ready => {
-            let (ready, message) = ((*ready).min(wanted), waiting.clone());
-            Judgement { type_, part: Some(part), ready, wanted, reason: reason::FORMING, message, trouble: false }
+        Some(System { ready, waiting_for: Some(waiting), trouble }) if pods_ready => {
+            let (ready, message, trouble) = ((*ready).min(wanted), waiting.clone(), *trouble);
+            Judgement { type_, part: Some(part), ready, wanted, reason: reason::FORMING, message, trouble }
         }
         None if pods_ready => {
             let message = "not asked yet whether it serves".into();
@@ -236,9 +251,10 @@ fn deployed(seen: &Seen, now: Timestamp, part: Part, type_: &'static str, wanted
     let (mut ready, mut current) = (0, true);
     for deployment in live {
         let status = deployment.status.as_ref();
-        // Pods of an older template count as not ready: the wish is not fulfilled yet.
-        let updated = status.and_then(|status| status.updated_replicas).unwrap_or(0);
-        ready += status.and_then(|status| status.ready_replicas).unwrap_or(0).min(updated);
+        // As for a StatefulSet: of the ready pods, as many may be old ones as there are.
+        let count = |figure: fn(&DeploymentStatus) -> Option<i32>| status.and_then(figure).unwrap_or(0);
+        let old = count(|status| status.replicas) - count(|status| status.updated_replicas);
+        ready += (count(|status| status.ready_replicas) - old).max(0);
         current &= status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
     }
     judge(seen, now, part, type_, ready.min(wanted), wanted, current)
@@ -267,6 +283,21 @@ fn judge(
         Some(trouble) => judgement(reason::POD_TROUBLE, format!("{ready} of {wanted} ready; {trouble}"), true),
         None => judgement(reason::STARTING, format!("{ready} of {wanted} ready, the others are starting"), false),
     }
+}
+
+/// The status of a resource that cannot be read.
+pub fn unreadable(generation: Option<i64>, error: &Error, now: Timestamp) -> StockPipelineStatus {
+    let mut conditions = overall(&[], std::slice::from_ref(error));
+    for condition in &mut conditions {
+        condition.observed_generation = generation;
+        condition.last_transition_time = Time(now);
+    }
+    StockPipelineStatus { observed_generation: generation, conditions, ..StockPipelineStatus::default() }
+}
+
+/// True when the condition `Ready` holds.
+pub fn is_ready(status: &StockPipelineStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// The companies with their figures, and when those were read.
@@ -309,9 +340,8 @@ fn known(status: &CompanyStatus) -> Figures {
 }
 
 /// True when the figures should be read again.
-pub fn figures_due(old: Option<&StockPipelineStatus>, now: Timestamp) -> bool {
-    let Some(read_at) = old.and_then(|status| status.figures_at.as_ref()) else { return true };
-    now.duration_since(read_at.0).unsigned_abs() >= FIGURES_EVERY
+pub fn figures_due(read_at: Option<Timestamp>, now: Timestamp) -> bool {
+    read_at.is_none_or(|read_at| now.duration_since(read_at).unsigned_abs() >= FIGURES_EVERY)
 }
 
 /// True when the new status says something the old one does not; the time of the look alone is no news.
@@ -351,7 +381,8 @@ pub fn events(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> V
                     condition.reason.clone()
                 },
                 note: Some(format!("{}: {}", condition.type_, shortened(&condition.message))),
-                action: "Reconcile".into(),
+                // Events of one type, reason and action are folded into one: without the part, the second one's text would be lost.
+                action: condition.type_.clone(),
                 secondary: None,
             }
         })

@@ -1,5 +1,6 @@
 //! Each example, run through the real plan and the real builders, against the reviewed YAML of all its children.
 //! `make golden` writes the files anew; read the diff before you commit it.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
 use kube::Resource;
 use operator::crd::StockPipeline;

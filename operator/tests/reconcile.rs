@@ -1,4 +1,5 @@
 //! The operator against a real API server: no kubelet, so nothing becomes ready, but every write and every refusal is real.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -1,4 +1,5 @@
 //! What a status says of what was seen, and which events follow; pure.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -22,7 +23,7 @@ fn pipeline() -> StockPipeline {
 fn set(component: &str, replicas: i32, ready: i32) -> StatefulSet {
     serde_json::from_value(json!({
         "metadata": {"name": format!("demo-{component}"), "generation": 1, "labels": {"app.kubernetes.io/component": component}},
-        "status": {"replicas": replicas, "readyReplicas": ready, "observedGeneration": 1},
+        "status": {"replicas": replicas, "updatedReplicas": replicas, "readyReplicas": ready, "observedGeneration": 1},
     }))
     .unwrap()
 }
@@ -36,7 +37,7 @@ fn deployment(component: &str, replicas: i32, ready: i32) -> Deployment {
 }
 
 fn serving(ready: i32) -> Option<System> {
-    Some(System { ready, waiting_for: None })
+    Some(System { ready, waiting_for: None, trouble: false })
 }
 
 /// A world in which every part serves.
@@ -82,7 +83,8 @@ fn a_pipeline_whose_parts_all_serve_is_ready() {
 #[test]
 fn a_database_whose_pods_run_but_which_has_no_primary_is_not_ready_and_says_why() {
     let mut seen = all_well();
-    seen.database = Some(System { ready: 2, waiting_for: Some("no primary: an election is under way".into()) });
+    seen.database =
+        Some(System { ready: 2, waiting_for: Some("no primary: an election is under way".into()), trouble: false });
     let status = status::of(&pipeline(), &seen, now());
     assert_eq!(condition(&status, "DatabaseReady"), ("False", "Forming", "no primary: an election is under way"));
     assert_eq!(condition(&status, "Ready").2, "database: no primary: an election is under way");
@@ -126,6 +128,41 @@ fn a_pod_that_waits_a_moment_for_its_new_volume_is_no_trouble() {
     let status = status::of(&pipeline(), &seen, now());
     assert_eq!(condition(&status, "BrokerReady").1, "Starting");
     assert_eq!(condition(&status, "Degraded").0, "False");
+}
+
+#[test]
+fn pods_of_the_old_template_do_not_make_a_rolling_part_ready() {
+    let mut seen = all_well();
+    // One new pod is ready, one is not; one old pod still serves.
+    let status = json!({"replicas": 3, "updatedReplicas": 2, "readyReplicas": 2, "observedGeneration": 1});
+    seen.deployments[3].status = serde_json::from_value(status).unwrap();
+    // All three members are ready and none is of the new revision.
+    let status = json!({"replicas": 3, "updatedReplicas": 0, "readyReplicas": 3, "observedGeneration": 1});
+    seen.stateful_sets[1].status = serde_json::from_value(status).unwrap();
+    let status = status::of(&pipeline(), &seen, now());
+    assert_eq!(condition(&status, "EdgeReady"), ("False", "Starting", "1 of 2 ready, the others are starting"));
+    assert_eq!(condition(&status, "DatabaseReady").0, "False");
+    assert_eq!(condition(&status, "Ready").0, "False");
+}
+
+#[test]
+fn what_waiting_will_not_cure_is_degraded() {
+    let mut seen = all_well();
+    seen.broker = Some(System { ready: 0, waiting_for: Some("broker refuses the user".into()), trouble: true });
+    let status = status::of(&pipeline(), &seen, now());
+    assert_eq!(condition(&status, "Degraded"), ("True", "Forming", "broker refuses the user"));
+    assert_eq!(condition(&status, "Progressing").0, "False");
+}
+
+#[test]
+fn a_pass_that_asked_nobody_leaves_what_was_known_of_broker_and_database() {
+    let mut pipeline = pipeline();
+    pipeline.status = Some(status::of(&pipeline, &all_well(), now()));
+    let mut seen = Seen { broker: None, database: None, ..all_well() };
+    seen.errors.push(Error::IncompleteSecret { name: "demo-broker-credentials".into(), key: "password" });
+    let status = status::of(&pipeline, &seen, later(5));
+    assert_eq!(condition(&status, "BrokerReady").0, "True");
+    assert_eq!(condition(&status, "Ready").1, "IncompleteSecret");
 }
 
 #[test]
@@ -175,8 +212,8 @@ fn an_unknown_figure_is_absent_and_a_known_one_stays_until_the_next_look() {
     pipeline.status = Some(status);
     let between = status::of(&pipeline, &all_well(), later(10));
     assert_eq!(between.companies[0].windows, Some(7));
-    assert!(!status::figures_due(pipeline.status.as_ref(), later(10)));
-    assert!(status::figures_due(pipeline.status.as_ref(), later(30)));
+    assert!(!status::figures_due(Some(now()), later(10)));
+    assert!(status::figures_due(Some(now()), later(30)));
 }
 
 #[test]

@@ -136,7 +136,7 @@ async fn a_page_that_does_not_read_holds_nobody_up_and_misses_only_what_is_old()
         seen += 1;
     }
     assert!(seen <= 9, "{seen}");
-    assert_eq!(running.metric("stock_liveview_clients{transport=\"Websocket\"}").await, 2.0);
+    assert_eq!(running.metric("stock_liveview_clients{transport=\"websocket\"}").await, 2.0);
     running.end().await;
     database.drop().await;
 }
@@ -297,7 +297,7 @@ async fn a_page_may_send_anything_and_only_harms_itself() {
     frame(&mut socket).await;
     drop(socket.send(Message::text("x".repeat(100_000))).await);
     eventually("the talker is put out", async || {
-        (running.metric("stock_liveview_clients{transport=\"Websocket\"}").await == 0.0).then_some(())
+        (running.metric("stock_liveview_clients{transport=\"websocket\"}").await == 0.0).then_some(())
     })
     .await;
     assert_eq!(status(&format!("{}/readyz", running.url)).await, 200);

@@ -26,6 +26,8 @@ pub struct Report {
     pub ready: bool,
     /// Nodes of the running cluster.
     pub nodes_running: u32,
+    /// A node is short of memory or disk and blocks the publishers: somebody has to act.
+    pub alarm: bool,
     /// By company; one whose queue does not exist is absent.
     pub queues: BTreeMap<String, QueueReport>,
     /// What is missing and what a person can do, in one sentence; `None` when `ready`.
@@ -179,5 +181,6 @@ pub fn report(wanted: &Wanted, seen: &Seen) -> Report {
             Some((company.clone(), report))
         })
         .collect();
-    Report { ready: waiting_for.is_none(), nodes_running: seen.running(), queues, waiting_for }
+    let alarm = seen.nodes.iter().any(|node| node.mem_alarm || node.disk_free_alarm);
+    Report { ready: waiting_for.is_none(), nodes_running: seen.running(), alarm, queues, waiting_for }
 }

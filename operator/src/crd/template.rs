@@ -38,6 +38,9 @@ pub struct Template {
     pub labels: BTreeMap<String, String>,
     /// Further annotations of the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('stockpipeline.io/'))")
+        .message("template.annotations must not use the prefix stockpipeline.io/: it is the operator's own"))]
+    #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
     /// Labels a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -4,9 +4,6 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::{
-    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
-};
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapProjection, Container, KeyToPath, ProjectedVolumeSource, Secret, SecretProjection,
     SecretVolumeSource, Service, ServiceSpec, Volume, VolumeProjection,
@@ -15,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 use super::{Objects, pod};
 use crate::names::{self, Part};
 use crate::plan::Plan;
+use crate::quantity::quantity;
 use crate::read::{self, key};
 
 const AMQP: u16 = 5672;
@@ -22,6 +20,14 @@ const MANAGEMENT: u16 = 15672;
 const METRICS: u16 = 15692;
 /// User of the upstream image.
 const USER: i64 = 999;
+/// Memory of a node unless the template says otherwise.
+const MEMORY_LIMIT: &str = "2Gi";
+/// Share of the memory limit at which publishers are blocked; the rest is for what the broker does not count.
+const MEMORY_WATERMARK: f64 = 0.6;
+/// Share of the volume that stays free: below it publishers are blocked, before the write-ahead log has no room.
+const DISK_RESERVE: f64 = 0.2;
+/// More than this need not stay free on a large volume, bytes.
+const DISK_RESERVE_MAX: u64 = 2_000_000_000;
 
 /// Adds the broker's objects.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
@@ -62,33 +68,13 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         container: container(&nodes),
         image: &plan.images.broker,
         pull_policy: plan.images.pull_policy.as_deref(),
-        resources: pod::resources("200m", "512Mi", "2Gi"),
+        resources: pod::resources("200m", "512Mi", MEMORY_LIMIT),
         volumes: volumes(&name, &credentials),
         template: &plan.broker.template,
     });
-    objects.stateful_sets.push(StatefulSet {
-        metadata: metadata(&name),
-        spec: Some(StatefulSetSpec {
-            replicas: Some(plan.broker.replicas),
-            service_name: Some(nodes),
-            selector: super::label_selector(&selector),
-            // After a full stop no single node can form a majority: all must start at once.
-            pod_management_policy: Some("Parallel".into()),
-            update_strategy: Some(StatefulSetUpdateStrategy {
-                type_: Some("RollingUpdate".into()),
-                rolling_update: None,
-            }),
-            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
-                when_deleted: Some("Delete".into()),
-                when_scaled: Some("Retain".into()),
-            }),
-            revision_history_limit: Some(3),
-            template,
-            volume_claim_templates: Some(vec![super::volume_claim(&selector, &plan.broker.storage)]),
-            ..StatefulSetSpec::default()
-        }),
-        status: None,
-    });
+    let broker = &plan.broker;
+    let set = super::stateful_set(plan, Part::Broker, nodes, broker.replicas, &broker.storage, template);
+    objects.stateful_sets.push(set);
 }
 
 fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {
@@ -129,11 +115,28 @@ quorum_queue.continuous_membership_reconciliation.target_group_size = {replicas}
 ",
         name = plan.name,
     );
+    let bytes = |share: f64, text: &str| quantity(text).map(|all| (all * share) as u64);
+    // The broker sees the machine's memory and not its container's limit, so both bounds are said in bytes
+    // (rabbitmq.com/docs/memory#absolute-limit, rabbitmq.com/docs/disk-alarms).
+    if let Some(watermark) = memory_limit(plan).and_then(|limit| bytes(MEMORY_WATERMARK, &limit)) {
+        text.push_str(&format!("vm_memory_high_watermark.absolute = {watermark}\n"));
+    }
+    if let Some(free) = bytes(DISK_RESERVE, &plan.broker.storage.size) {
+        text.push_str(&format!("disk_free_limit.absolute = {}\n", free.min(DISK_RESERVE_MAX)));
+    }
     for ordinal in 0..replicas {
         let host = names::pod_host(&set, ordinal, &nodes, &plan.namespace);
         text.push_str(&format!("cluster_formation.classic_config.nodes.{} = rabbit@{host}\n", ordinal + 1));
     }
     text
+}
+
+/// The limit the node's container runs under; none when the template has resources without one.
+fn memory_limit(plan: &Plan) -> Option<String> {
+    match &plan.broker.template.resources {
+        None => Some(MEMORY_LIMIT.to_owned()),
+        Some(resources) => Some(resources.limits.as_ref()?.get("memory")?.0.clone()),
+    }
 }
 
 fn container(nodes: &str) -> Container {

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use wire::env;
 
-use super::publisher::{queue_type, workload};
-use super::{Objects, Replace, WORKLOAD_USER, pod};
+use super::{Objects, Replace, pod, workload};
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::read::key;
@@ -15,7 +14,7 @@ use crate::read::key;
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     for company in &plan.companies {
         let selector = names::company_selector(&plan.name, Part::Consumer, &company.slug);
-        let container = workload(
+        let container = workload::container(
             "stock-consumer",
             vec![
                 pod::env_secret(env::RABBITMQ_URL, &names::credentials(&plan.name, Part::Broker), key::URL),
@@ -23,14 +22,14 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
                 pod::env(env::MONGODB_DB, env::default::MONGODB_DB),
                 pod::env(env::MONGODB_COLLECTION, env::default::MONGODB_COLLECTION),
                 pod::env(env::QUEUE_NAME, &company.symbol),
-                pod::env(env::QUEUE_TYPE, queue_type(plan)),
+                pod::env(env::QUEUE_TYPE, workload::queue_type(plan)),
                 pod::env(env::BATCH_SIZE, plan.batch_size.to_string()),
             ],
         );
         let template = pod::template(pod::Pod {
             selector: &selector,
             annotations: BTreeMap::from([(names::SYMBOL.into(), company.symbol.clone())]),
-            user: WORKLOAD_USER,
+            user: workload::USER,
             grace: 15,
             container,
             image: &plan.images.workloads,

@@ -4,9 +4,6 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::{
-    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
-};
 use k8s_openapi::api::core::v1::{Container, KeyToPath, Secret, SecretVolumeSource, Volume};
 
 use super::{Objects, pod};
@@ -54,29 +51,9 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         ],
         template: &plan.database.template,
     });
-    objects.stateful_sets.push(StatefulSet {
-        metadata: metadata(&name),
-        spec: Some(StatefulSetSpec {
-            replicas: Some(plan.database.replicas),
-            service_name: Some(name),
-            selector: super::label_selector(&selector),
-            // Members find each other by themselves; one by one would only be slower.
-            pod_management_policy: Some("Parallel".into()),
-            update_strategy: Some(StatefulSetUpdateStrategy {
-                type_: Some("RollingUpdate".into()),
-                rolling_update: None,
-            }),
-            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
-                when_deleted: Some("Delete".into()),
-                when_scaled: Some("Retain".into()),
-            }),
-            revision_history_limit: Some(3),
-            template,
-            volume_claim_templates: Some(vec![super::volume_claim(&selector, &plan.database.storage)]),
-            ..StatefulSetSpec::default()
-        }),
-        status: None,
-    });
+    let database = &plan.database;
+    let set = super::stateful_set(plan, Part::Database, name, database.replicas, &database.storage, template);
+    objects.stateful_sets.push(set);
 }
 
 fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {

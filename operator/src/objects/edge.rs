@@ -57,7 +57,8 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         name: "nginx".into(),
         command: Some(vec!["sh".into(), "/etc/edge/start.sh".into()]),
         ports: Some(vec![pod::port("http", PORT)]),
-        liveness_probe: Some(pod::http_probe("/edge/healthz", "http", 10, 3)),
+        // Only that it listens: an NGINX whose connections are all in use is busy, not dead, and a restart would cut them all.
+        liveness_probe: Some(pod::tcp_probe("http", 10, 3)),
         readiness_probe: Some(pod::http_probe("/edge/healthz", "http", 2, 2)),
         volume_mounts: Some(vec![
             pod::mount("configuration", "/etc/edge", true),
@@ -106,7 +107,17 @@ domain=$(awk '$1 == "search" {{ print $2; exit }}' /etc/resolv.conf)
 mkdir -p /tmp/edge
 echo "resolver $server valid=2s ipv6=off;" > /tmp/edge/resolver.conf
 echo "server {liveview}.$domain:{port} resolve max_fails=1 fail_timeout=2s;" > /tmp/edge/servers.conf
-exec nginx -e stderr -c /etc/edge/nginx.conf -g 'daemon off;'
+nginx -e stderr -c /etc/edge/nginx.conf -g 'daemon off;' &
+nginx=$!
+# SIGTERM would cut every request; SIGQUIT lets them end.
+trap 'kill -QUIT "$nginx"' TERM QUIT
+status=0
+wait "$nginx" || status=$?
+while kill -0 "$nginx" 2>/dev/null; do
+    status=0
+    wait "$nginx" || status=$?
+done
+exit "$status"
 "#,
         port = env::default::PORT,
     )
@@ -171,10 +182,11 @@ http {{
             # Server-sent events must leave at once.
             proxy_buffering off;
             proxy_connect_timeout 2s;
-            proxy_read_timeout 1h;
-            proxy_send_timeout 1h;
+            # Liveview sends something at least every 20 s on each socket and stream; a pod that is silent for longer is gone.
+            proxy_read_timeout 45s;
+            proxy_send_timeout 45s;
             # Reading is safe to repeat on another pod; NGINX itself never repeats a POST.
-            proxy_next_upstream error timeout http_502 http_503;
+            proxy_next_upstream error timeout;
             proxy_next_upstream_tries 3;
         }}
     }}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Lifecycle, LifecycleHandler, Service, ServiceSpec, SleepAction};
 use wire::env;
 
-use super::{Objects, Replace, WORKLOAD_USER, pod};
+use super::{Objects, Replace, pod, workload};
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::read::key;
@@ -54,7 +54,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     let template = pod::template(pod::Pod {
         selector: &selector,
         annotations: BTreeMap::new(),
-        user: WORKLOAD_USER,
+        user: workload::USER,
         grace: 20,
         container,
         image: &plan.images.workloads,

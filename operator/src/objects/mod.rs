@@ -8,11 +8,13 @@ mod edge;
 mod liveview;
 mod pod;
 mod publisher;
+mod workload;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet,
+    StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
     ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Secret, Service, ServicePort,
@@ -20,16 +22,13 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest, Sha256};
 
 use crate::crd::Storage;
-use crate::names;
+use crate::names::{self, Part};
 use crate::plan::Plan;
-
-/// User of our own images, which are built from scratch and know no names.
-const WORKLOAD_USER: i64 = 65532;
 
 /// The children of a pipeline, by kind.
 #[derive(Debug, Default)]
@@ -156,11 +155,51 @@ fn disruption_budget(metadata: ObjectMeta, selector: &BTreeMap<String, String>) 
     PodDisruptionBudget { metadata, spec: Some(spec), status: None }
 }
 
-fn volume_claim(selector: &BTreeMap<String, String>, storage: &Storage) -> PersistentVolumeClaim {
+/// The StatefulSet of broker or database.
+fn stateful_set(
+    plan: &Plan,
+    part: Part,
+    service: String,
+    replicas: i32,
+    storage: &Storage,
+    template: PodTemplateSpec,
+) -> StatefulSet {
+    let selector = names::selector(&plan.name, part);
+    let retain = || Some("Retain".to_owned());
+    StatefulSet {
+        metadata: metadata(plan, names::part(&plan.name, part), &selector),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(replicas),
+            service_name: Some(service),
+            selector: label_selector(&selector),
+            // All at once: after a full stop no single broker node can form a majority, and database members need no order.
+            pod_management_policy: Some("Parallel".into()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("RollingUpdate".into()),
+                rolling_update: None,
+            }),
+            // The volumes belong to the pipeline (see `volume_claim`) and outlive a StatefulSet that somebody deletes.
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: retain(),
+                when_scaled: retain(),
+            }),
+            revision_history_limit: Some(3),
+            template,
+            volume_claim_templates: Some(vec![volume_claim(plan, &selector, storage)]),
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The claim of each pod. Its owner is the pipeline, so that the data goes with the resource and with nothing less.
+fn volume_claim(plan: &Plan, selector: &BTreeMap<String, String>, storage: &Storage) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some("data".into()),
             labels: Some(names::labels(selector)),
+            // Not as its controller, for that is the StatefulSet's to be.
+            owner_references: Some(vec![OwnerReference { controller: None, ..plan.owner.clone() }]),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Container;
 use wire::env;
 
-use super::{Objects, Replace, WORKLOAD_USER, pod};
+use super::{Objects, Replace, pod, workload};
 use crate::names::{self, Part};
 use crate::plan::{Company, Plan};
 use crate::read::key;
@@ -21,7 +21,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         let template = pod::template(pod::Pod {
             selector: &selector,
             annotations: BTreeMap::from([(names::SYMBOL.into(), company.symbol.clone())]),
-            user: WORKLOAD_USER,
+            user: workload::USER,
             grace: 15,
             container: container(plan, company),
             image: &plan.images.workloads,
@@ -40,7 +40,7 @@ fn container(plan: &Plan, company: &Company) -> Container {
     let mut variables = vec![
         pod::env_secret(env::RABBITMQ_URL, &names::credentials(&plan.name, Part::Broker), key::URL),
         pod::env(env::COMPANY, &company.symbol),
-        pod::env(env::QUEUE_TYPE, queue_type(plan)),
+        pod::env(env::QUEUE_TYPE, workload::queue_type(plan)),
         // Milliseconds; the shortest decimal that says the same, so 2 and not 2.0.
         pod::env(env::TICKER_INTERVAL, (company.interval.as_secs_f64() * 1000.0).to_string()),
         pod::env(env::PRICE_MIN, company.price_min.to_string()),
@@ -49,26 +49,5 @@ fn container(plan: &Plan, company: &Company) -> Container {
     if let Some(seed) = plan.seed {
         variables.push(pod::env(env::SEED, seed.to_string()));
     }
-    workload("stock-publisher", variables)
-}
-
-/// The queue type as the programs take it.
-pub(super) fn queue_type(plan: &Plan) -> &'static str {
-    wire::queue::QueueType::from(plan.broker.queue_type).as_str()
-}
-
-/// The container of a program without a page: publisher or consumer.
-pub(super) fn workload(program: &str, mut variables: Vec<k8s_openapi::api::core::v1::EnvVar>) -> Container {
-    variables.push(pod::env(env::METRICS_PORT, env::default::METRICS_PORT.to_string()));
-    variables.push(pod::env_field(env::POD_NAME, "metadata.name"));
-    variables.push(pod::env(env::LOG_FORMAT, "json"));
-    Container {
-        name: program.trim_start_matches("stock-").into(),
-        command: Some(vec![format!("/{program}")]),
-        env: Some(variables),
-        ports: Some(vec![pod::port("metrics", env::default::METRICS_PORT)]),
-        liveness_probe: Some(pod::http_probe("/healthz", "metrics", 10, 3)),
-        readiness_probe: Some(pod::http_probe("/readyz", "metrics", 2, 3)),
-        ..Container::default()
-    }
+    workload::container("stock-publisher", variables)
 }

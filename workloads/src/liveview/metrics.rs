@@ -4,14 +4,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 /// How a page listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// WebSocket.
     Websocket,
@@ -19,9 +19,19 @@ pub enum Transport {
     Events,
 }
 
+impl Transport {
+    fn label(self) -> TransportLabel {
+        let transport = match self {
+            Self::Websocket => "websocket",
+            Self::Events => "events",
+        };
+        TransportLabel { transport }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TransportLabel {
-    transport: Transport,
+    transport: &'static str,
 }
 
 /// All figures of a liveview.
@@ -43,8 +53,8 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         for transport in [Transport::Websocket, Transport::Events] {
-            drop(metrics.clients.get_or_create_owned(&TransportLabel { transport }));
-            drop(metrics.frames.get_or_create_owned(&TransportLabel { transport }));
+            drop(metrics.clients.get_or_create_owned(&transport.label()));
+            drop(metrics.frames.get_or_create_owned(&transport.label()));
         }
         let registry = registry.sub_registry_with_prefix("stock_liveview");
         registry.register("clients", "Pages that listen now", metrics.clients.clone());
@@ -58,7 +68,7 @@ impl Metrics {
     /// Counts a page as long as the answer lives.
     #[must_use]
     pub fn client(&self, transport: Transport) -> Client {
-        let label = TransportLabel { transport };
+        let label = transport.label();
         let client = Client {
             clients: self.clients.get_or_create_owned(&label),
             frames: self.frames.get_or_create_owned(&label),

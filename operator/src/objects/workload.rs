@@ -1,0 +1,32 @@
+//! What the pods of our own programs share.
+//! Rule: a program is started by its path, not by an image's entrypoint.
+
+use k8s_openapi::api::core::v1::{Container, EnvVar};
+use wire::env;
+
+use super::pod;
+use crate::plan::Plan;
+
+/// User of our own images, which are built from scratch and know no names.
+pub(super) const USER: i64 = 65532;
+
+/// The queue type as the programs take it.
+pub(super) fn queue_type(plan: &Plan) -> &'static str {
+    wire::queue::QueueType::from(plan.broker.queue_type).as_str()
+}
+
+/// The container of a program without a page: publisher or consumer.
+pub(super) fn container(program: &str, mut variables: Vec<EnvVar>) -> Container {
+    variables.push(pod::env(env::METRICS_PORT, env::default::METRICS_PORT.to_string()));
+    variables.push(pod::env_field(env::POD_NAME, "metadata.name"));
+    variables.push(pod::env(env::LOG_FORMAT, "json"));
+    Container {
+        name: program.trim_start_matches("stock-").into(),
+        command: Some(vec![format!("/{program}")]),
+        env: Some(variables),
+        ports: Some(vec![pod::port("metrics", env::default::METRICS_PORT)]),
+        liveness_probe: Some(pod::http_probe("/healthz", "metrics", 10, 3)),
+        readiness_probe: Some(pod::http_probe("/readyz", "metrics", 2, 3)),
+        ..Container::default()
+    }
+}
