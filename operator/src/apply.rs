@@ -77,16 +77,20 @@ impl Target<'_> {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
         let names: Vec<String> = wanted.iter().map(ResourceExt::name_any).collect();
         let mut present = Vec::with_capacity(wanted.len());
-        for object in wanted {
+        for (object, name) in wanted.into_iter().zip(&names) {
             match self.apply_one(&api, store, object).await {
                 Ok(live) => present.push(live),
-                Err(error) => self.failures.push(error),
+                Err(error) => {
+                    self.failures.push(error);
+                    // A change that was refused leaves what runs as it is.
+                    let known = store.get(&ObjectRef::new(name).within(&self.plan.namespace));
+                    present.extend(known.filter(|live| self.owns(live.as_ref())).map(|live| live.as_ref().clone()));
+                }
             }
         }
         for live in store.state() {
             let gone = live.meta().deletion_timestamp.is_some() || names.contains(&live.name_any());
-            let ours = || ownership::is_owned(live.as_ref(), &self.plan.owner.uid);
-            if gone || live.namespace().as_deref() != Some(&self.plan.namespace) || !ours() {
+            if gone || live.namespace().as_deref() != Some(&self.plan.namespace) || !self.owns(live.as_ref()) {
                 continue;
             }
             if let Err(error) = self.prune(&api, live.as_ref()).await {
@@ -127,6 +131,10 @@ impl Target<'_> {
             self.settle(&returned);
         }
         Ok(returned)
+    }
+
+    fn owns<K: Resource>(&self, object: &K) -> bool {
+        ownership::is_owned(object, &self.plan.owner.uid)
     }
 
     fn is_settled<K: Resource>(&self, live: &K) -> bool {

@@ -63,8 +63,9 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         selector: &selector,
         annotations: BTreeMap::new(),
         user: USER,
-        // Long enough to hand queues over and to close the write-ahead log; a kill after it loses nothing, it only makes the next start slower.
-        grace: 60,
+        // Long enough to close the write-ahead log; a kill after it loses nothing, it only makes the next start slower. Not longer: half of
+        // it is how long Kubernetes waits until it looks again whether a namespace is empty.
+        grace: 30,
         container: container(&nodes),
         image: &plan.images.broker,
         pull_policy: plan.images.pull_policy.as_deref(),

@@ -30,8 +30,9 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         selector: &selector,
         annotations: BTreeMap::new(),
         user: USER,
-        // On SIGTERM a primary steps down (up to 10 s) and then serves its running operations for 15 s before it closes its files.
-        grace: 60,
+        // On SIGTERM a primary steps down and serves its running operations for up to 15 s before it closes its files. Not longer than
+        // needed: half of it is how long Kubernetes waits until it looks again whether a namespace is empty.
+        grace: 30,
         container: container(),
         image: &plan.images.database,
         pull_policy: plan.images.pull_policy.as_deref(),
