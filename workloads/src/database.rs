@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
-use mongodb::options::{Acknowledgment, ClientOptions, IndexOptions, WriteConcern};
+use mongodb::options::{Acknowledgment, ClientOptions, CommitQuorum, CreateIndexOptions, IndexOptions, WriteConcern};
 use mongodb::{Client, Collection, IndexModel};
 use wire::env;
 use wire::window::field;
@@ -96,7 +96,7 @@ fn window_index() -> IndexModel {
 /// # Errors
 /// When the database does not answer or refuses.
 pub async fn make_indexes(windows: &Collection<Document>) -> mongodb::error::Result<()> {
-    windows.create_indexes([newest_index(), window_index()]).await.map(drop)
+    create(windows, [newest_index(), window_index()]).await
 }
 
 /// Makes the reader's index alone.
@@ -104,7 +104,21 @@ pub async fn make_indexes(windows: &Collection<Document>) -> mongodb::error::Res
 /// # Errors
 /// When the database does not answer or refuses.
 pub async fn make_newest_index(windows: &Collection<Document>) -> mongodb::error::Result<()> {
-    windows.create_index(newest_index()).await.map(drop)
+    create(windows, [newest_index()]).await
+}
+
+/// A majority is enough: by default an index of a collection with documents waits for every member, and one that is down
+/// would keep all readers and writers away (MongoDB manual, "createIndexes", commitQuorum).
+async fn create<const N: usize>(
+    windows: &Collection<Document>,
+    indexes: [IndexModel; N],
+) -> mongodb::error::Result<()> {
+    let majority = CreateIndexOptions::builder().commit_quorum(CommitQuorum::Majority).build();
+    match windows.create_indexes(indexes.clone()).with_options(majority).await {
+        // A server that is no replica set knows no quorum and says so.
+        Err(error) if explain(&error).contains("commitQuorum") => windows.create_indexes(indexes).await.map(drop),
+        made => made.map(drop),
+    }
 }
 
 /// The error in words, without labels and server responses, which may hold whole documents.

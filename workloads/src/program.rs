@@ -30,7 +30,7 @@ pub fn main<Settings: fmt::Debug>(
         Ok(runtime) => runtime,
         Err(error) => return fail(name, &error.into()),
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let settings = match settings().await {
             Ok(settings) => settings,
             Err(error) => return refuse(name, &error),
@@ -47,7 +47,10 @@ pub fn main<Settings: fmt::Debug>(
             }
             Err(error) => fail(name, &error),
         }
-    })
+    });
+    // Dropping it would wait for name look-ups under way, which take a minute when the name server is gone.
+    runtime.shutdown_background();
+    code
 }
 
 fn fail(name: &str, error: &anyhow::Error) -> ExitCode {

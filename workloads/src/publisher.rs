@@ -8,10 +8,12 @@ pub mod prices;
 pub mod settings;
 pub mod speaker;
 
+use std::time::Duration;
+
 use futures::future::try_join_all;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::metrics::Metrics;
@@ -66,6 +68,10 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
             () = stop.cancelled() => {}
         }
     }
+    let unconfirmed: usize = speakers.iter().map(Speaker::unconfirmed).sum();
+    if unconfirmed > 0 {
+        tracing::warn!("stopped with {unconfirmed} events that the broker did not confirm; some of them it may have");
+    }
     Ok(())
 }
 
@@ -92,7 +98,8 @@ async fn session(
         error = broker::lost(connection) => return Err(error),
     };
     // Everything is confirmed; a close that fails takes nothing with it.
-    if let Err(error) = connection.close(200, "stopped".into()).await {
+    // Bounded, for a blocked connection is not even told that it shall close.
+    if let Ok(Err(error)) = timeout(Duration::from_secs(1), connection.close(200, "stopped".into())).await {
         tracing::debug!("closing the connection: {error}");
     }
     Ok(())

@@ -186,9 +186,10 @@ impl<'a> Session<'a> {
     async fn divert(&mut self, delivery: Delivery, reason: wire::queue::Reason) -> anyhow::Result<()> {
         let dead_letters = match &self.dead_letters {
             Some(dead_letters) => dead_letters.clone(),
-            None => {
-                self.dead_letters.insert(DeadLetters::open(&self.connection, &self.settings.company).await?).clone()
-            }
+            None => self
+                .dead_letters
+                .insert(DeadLetters::open(&self.settings.broker, &self.settings.company).await?)
+                .clone(),
         };
         self.metrics.dead_lettered(reason);
         if let Some(count) = self.report.count(Instant::now()) {

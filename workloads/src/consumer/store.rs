@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use mongodb::Collection;
 use mongodb::bson::oid::ObjectId;
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 use tokio::time::timeout;
 use wire::Symbol;
 use wire::window::field;
@@ -14,8 +14,8 @@ use wire::window::field;
 use super::pipeline::Filled;
 use crate::database::{self, explain, is_duplicate_key};
 
-/// A write without an answer for so long has lost its server; the driver itself would wait for ever.
-const INSERT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A command without an answer for so long has lost its server; the driver itself would wait for ever.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is stored of a company.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,12 @@ pub struct Newest {
 /// # Errors
 /// When the database does not answer or refuses.
 pub async fn newest(windows: &Collection<Document>, company: &Symbol) -> anyhow::Result<Newest> {
+    timeout(ANSWER_TIMEOUT, read_newest(windows, company))
+        .await
+        .map_err(|_| anyhow!("cannot read where the company stands: no answer within {ANSWER_TIMEOUT:?}"))?
+}
+
+async fn read_newest(windows: &Collection<Document>, company: &Symbol) -> anyhow::Result<Newest> {
     database::make_indexes(windows).await.map_err(in_words).context("cannot make the indexes")?;
     let newest = windows
         .find_one(doc! {field::COMPANY: company.as_str()})
@@ -40,16 +46,33 @@ pub async fn newest(windows: &Collection<Document>, company: &Symbol) -> anyhow:
         .map_err(in_words)
         .context("cannot read the newest document")?;
     let numbered = windows
-        .find_one(doc! {field::COMPANY: company.as_str(), field::WINDOW: {"$exists": true}})
+        .find_one(doc! {field::COMPANY: company.as_str(), field::WINDOW: {"$type": "number"}})
         .sort(doc! {field::WINDOW: -1})
         .projection(doc! {field::WINDOW: 1})
         .await
         .map_err(in_words)
         .context("cannot read the newest window")?;
-    Ok(Newest {
-        id: newest.and_then(|document| document.get_object_id(field::ID).ok()),
-        next_number: numbered.and_then(|document| document.get_i64(field::WINDOW).ok()).map_or(0, |number| number + 1),
-    })
+    let id = newest.and_then(|document| document.get_object_id(field::ID).ok());
+    let next_number = match numbered {
+        None => 0,
+        // To begin at 0 beside windows that cannot be read would be refused for ever.
+        Some(document) => {
+            let number = document.get(field::WINDOW).and_then(whole_number);
+            1 + number
+                .with_context(|| format!("the newest window of {company} has no whole number: correct the document"))?
+        }
+    };
+    Ok(Newest { id, next_number })
+}
+
+/// Restored or edited documents may hold a number in another of the database's types.
+fn whole_number(value: &Bson) -> Option<i64> {
+    match value {
+        Bson::Int64(number) => Some(*number),
+        Bson::Int32(number) => Some(i64::from(*number)),
+        Bson::Double(number) if number.fract() == 0.0 => Some(*number as i64),
+        _ => None,
+    }
 }
 
 /// Writes one window.
@@ -57,13 +80,13 @@ pub async fn newest(windows: &Collection<Document>, company: &Symbol) -> anyhow:
 /// # Errors
 /// When it is not known to be stored; the caller drops its state and reads again.
 pub async fn insert(windows: &Collection<Document>, document: Document) -> anyhow::Result<()> {
-    match timeout(INSERT_TIMEOUT, windows.insert_one(document)).await {
+    match timeout(ANSWER_TIMEOUT, windows.insert_one(document)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) if is_duplicate_key(&error) => {
             Err(anyhow!("another consumer of this company stored this window first; reading where it stands"))
         }
         Ok(Err(error)) => Err(in_words(error)).context("cannot store a window"),
-        Err(_) => Err(anyhow!("cannot store a window: no answer within {INSERT_TIMEOUT:?}")),
+        Err(_) => Err(anyhow!("cannot store a window: no answer within {ANSWER_TIMEOUT:?}")),
     }
 }
 

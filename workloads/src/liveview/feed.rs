@@ -13,6 +13,7 @@ use mongodb::error::ErrorKind;
 use mongodb::options::FullDocumentType;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use wire::Window;
 
 use super::beat::{BEAT, Beat};
 use super::board::Board;
@@ -24,8 +25,10 @@ use crate::health::Readiness;
 
 /// The database answers an idle change stream about each second; silence for so long is a lost server.
 const SILENCE: Duration = Duration::from_secs(20);
+/// An index is made when a majority of the members has it; a set that has none must not keep the page from its prices.
+const INDEX_PATIENCE: Duration = Duration::from_secs(5);
 /// So long the pages live on what is in memory before this pod takes itself out of service: an election must not empty the page.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// "The $changeStream stage is only supported on replica sets".
 const NOT_A_REPLICA_SET: i32 = 40_573;
 
@@ -77,13 +80,15 @@ impl Feed {
         beat: &mut Beat,
         followed: &mut Option<Instant>,
     ) -> anyhow::Result<std::convert::Infallible> {
-        if let Err(error) = make_newest_index(&self.windows).await {
-            // A reader may have no right to; then the consumers' index serves, or reading is slow but right.
-            tracing::info!("the index was not made here: {}", explain(&error));
+        // A reader may have no right to, or the set may not answer; then the consumers' index serves, or reading is slow but right.
+        match timeout(INDEX_PATIENCE, make_newest_index(&self.windows)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!("the index was not made here: {}", explain(&error)),
+            Err(_) => tracing::info!("the index was not made here within {INDEX_PATIENCE:?}"),
         }
         // The stream is opened before the board is read, so that nothing falls between the two.
-        let changes = self.open().await?;
-        let all = windows::newest(&self.windows).await.map_err(in_words).context("cannot read the newest windows")?;
+        let changes = answered(self.open()).await?;
+        let all = self.newest().await?;
         board.replace(all);
         self.send(board, beat);
         self.contact();
@@ -118,9 +123,9 @@ impl Feed {
             let due = beat.due();
             tokio::select! {
                 change = timeout(SILENCE, changes.next_if_any()) => {
-                    let change = change.map_err(|_| anyhow!("the database was silent for {SILENCE:?}"))?;
+                    let change = change.map_err(|_| silent())?.map_err(in_words).context("the change stream is lost")?;
                     self.contact();
-                    let Some(change) = change.map_err(in_words).context("the change stream is lost")? else {
+                    let Some(change) = change else {
                         if changes.is_alive() { continue }
                         return Err(anyhow!("the change stream has ended: the collection was dropped or renamed"));
                     };
@@ -143,9 +148,7 @@ impl Feed {
             if !id.is_some_and(|id| board.shows(&id)) {
                 return Ok(false);
             }
-            let all =
-                windows::newest(&self.windows).await.map_err(in_words).context("cannot read the newest windows")?;
-            return Ok(board.replace(all));
+            return Ok(board.replace(self.newest().await?));
         }
         Ok(change.full_document.as_ref().and_then(windows::window).is_some_and(|window| board.offer(window)))
     }
@@ -153,16 +156,17 @@ impl Feed {
     async fn poll(&self, board: &mut Board, beat: &mut Beat) -> anyhow::Result<std::convert::Infallible> {
         loop {
             sleep(BEAT).await;
-            let all = timeout(SILENCE, windows::newest(&self.windows))
-                .await
-                .map_err(|_| anyhow!("the database was silent for {SILENCE:?}"))?
-                .map_err(in_words)
-                .context("cannot read the newest windows")?;
+            let all = self.newest().await?;
             self.contact();
             if board.replace(all) {
                 self.send(board, beat);
             }
         }
+    }
+
+    async fn newest(&self) -> anyhow::Result<Vec<Window>> {
+        let newest = async { windows::newest(&self.windows).await.map_err(in_words) };
+        answered(newest).await.context("cannot read the newest windows")
     }
 
     fn send(&self, board: &Board, beat: &mut Beat) {
@@ -178,6 +182,15 @@ impl Feed {
         self.metrics.contact();
         self.readiness.ready();
     }
+}
+
+/// The driver itself would wait for ever on a server that vanished without a word.
+async fn answered<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    timeout(SILENCE, command).await.map_err(|_| silent())?
+}
+
+fn silent() -> anyhow::Error {
+    anyhow!("the database was silent for {SILENCE:?}")
 }
 
 fn in_words(error: mongodb::error::Error) -> anyhow::Error {

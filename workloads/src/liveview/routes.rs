@@ -58,7 +58,10 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 /// The original page opens its socket at its own address, so `/` answers both.
 async fn root(State(service): State<Service>, headers: HeaderMap, upgrade: Upgrade) -> Response {
-    if headers.contains_key(header::UPGRADE) { socket(State(service), upgrade).await } else { page::index() }
+    // A client may offer other upgrades, `h2c` for one; who does not know them answers as if there were none (RFC 9110, 7.8).
+    let wants_socket =
+        headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if wants_socket { socket(State(service), upgrade).await } else { page::index() }
 }
 
 async fn socket(State(service): State<Service>, upgrade: Upgrade) -> Response {

@@ -30,6 +30,8 @@ pub const WINDOW: usize = 1000;
 const BLOCK: usize = 500;
 /// How long SIGTERM waits for confirms.
 const LAST_CONFIRMS: Duration = Duration::from_secs(5);
+/// With events under way, so long without a confirm ends the session: not ready, a new connection, and all of them again.
+const NO_CONFIRM: Duration = Duration::from_secs(30);
 /// A pace faster than this wakes up at this rhythm and sends what is due; counting from the start keeps the rate exact.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(2);
 const PERSISTENT: u8 = 2;
@@ -86,12 +88,22 @@ impl Speaker {
         let mut backoff = Backoff::default();
         let start = Instant::now();
         let mut pacer = Pacer::new(self.interval);
+        let mut quiet_since = start;
         while !stop.is_cancelled() {
-            self.hear()?;
+            if self.hear()? || self.outbox.is_empty() {
+                quiet_since = Instant::now();
+            } else if quiet_since.elapsed() >= NO_CONFIRM {
+                return Err(anyhow!(
+                    "the broker confirmed nothing for {NO_CONFIRM:?}: is it short of memory or disk, has the queue a majority"
+                ));
+            }
             if self.outbox.has_refused() {
                 // Only when nothing is under way can an old confirm not be taken for the new sending.
                 self.hear_all(Instant::now() + LAST_CONFIRMS).await?;
-                sleep(backoff.next(rand::random())).await;
+                tokio::select! {
+                    () = sleep(backoff.next(rand::random())) => {}
+                    () = stop.cancelled() => {}
+                }
                 channel = self.open(connection).await?;
                 let refused = self.outbox.take_refused();
                 self.send_again(&channel, refused).await?;
@@ -113,13 +125,29 @@ impl Speaker {
                 () = stop.cancelled() => {}
                 () = async { match wake { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
                 () = Self::next_confirm(&mut self.confirms, self.interval == 0.0) => {}
+                () = sleep_until(quiet_since + NO_CONFIRM), if !self.outbox.is_empty() => {}
             }
         }
-        self.hear_all(Instant::now() + LAST_CONFIRMS).await?;
-        if !self.outbox.is_empty() {
-            tracing::warn!(company = %self.company, "stopping with {} unconfirmed events", self.outbox.len());
+        self.finish(connection).await
+    }
+
+    /// The last confirms; what the broker refuses even now goes out again, for a hole in the middle of a source never closes.
+    async fn finish(&mut self, connection: &Connection) -> anyhow::Result<()> {
+        let deadline = Instant::now() + LAST_CONFIRMS;
+        self.hear_all(deadline).await?;
+        while self.outbox.has_refused() && Instant::now() < deadline {
+            let Ok(opened) = timeout_at(deadline, self.open(connection)).await else { break };
+            let refused = self.outbox.take_refused();
+            self.send_again(&opened?, refused).await?;
+            self.hear_all(deadline).await?;
         }
         Ok(())
+    }
+
+    /// How many events the broker has not confirmed.
+    #[must_use]
+    pub fn unconfirmed(&self) -> usize {
+        self.outbox.len()
     }
 
     /// Without a pace, sending waits for room for a whole block: small blocks cost more than they bring.
@@ -137,8 +165,9 @@ impl Speaker {
         }
     }
 
-    /// Takes the confirms that are there, without waiting.
-    fn hear(&mut self) -> anyhow::Result<()> {
+    /// Takes the confirms that are there, without waiting; whether there were any.
+    fn hear(&mut self) -> anyhow::Result<bool> {
+        let before = self.confirms.len();
         while let Some((sequence, confirm)) = self.confirms.front_mut() {
             if confirm.now_or_never().is_none() {
                 break;
@@ -148,7 +177,7 @@ impl Speaker {
             self.judge(heard)?;
         }
         self.metrics.unconfirmed.set(self.outbox.len() as i64);
-        Ok(())
+        Ok(self.confirms.len() < before)
     }
 
     /// Takes every confirm that is under way.
