@@ -10,7 +10,7 @@ use e2e::page::prices_of;
 use e2e::{Kind, Space, fixtures, wait_until, with_namespace};
 use futures::TryStreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, WatchEvent, WatchParams};
@@ -50,14 +50,26 @@ async fn what_is_deleted_or_changed_by_hand_comes_back_and_nothing_else_is_writt
         for name in ["drift-publisher-msft", "drift-consumer-msft", "drift-liveview", "drift-edge"] {
             comes_back::<Deployment>(space, name).await?;
         }
+        let volumes = volumes(space).await?;
         for name in ["drift-broker", "drift-database"] {
             comes_back::<StatefulSet>(space, name).await?;
         }
         space.ready(PIPELINE).await?;
         prices_of(space, PIPELINE, &["MSFT"], Duration::from_secs(60)).await?;
+        ensure!(
+            self::volumes(space).await? == volumes,
+            "a StatefulSet that came back has other volumes: its data is gone"
+        );
         Ok(())
     })
     .await
+}
+
+/// Name and uid of each volume claim.
+async fn volumes(space: &Space) -> Result<Vec<(String, Option<String>)>> {
+    let claims = space.list::<PersistentVolumeClaim>("app.kubernetes.io/instance=drift").await?;
+    ensure!(!claims.is_empty(), "no volume claim carries the pipeline's label");
+    Ok(claims.iter().map(|claim| (claim.name_any(), claim.uid())).collect())
 }
 
 /// Deletes an object; a new one of that name must appear.
