@@ -33,7 +33,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         // On SIGTERM a primary steps down and serves its running operations for up to 15 s before it closes its files. Not longer than
         // needed: half of it is how long Kubernetes waits until it looks again whether a namespace is empty.
         grace: 30,
-        container: container(),
+        container: container(&name),
         image: &plan.images.database,
         pull_policy: plan.images.pull_policy.as_deref(),
         resources: pod::resources("200m", "512Mi", "1Gi"),
@@ -63,21 +63,37 @@ fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {
     data
 }
 
-fn container() -> Container {
+/// A member that starts before its own name leads to it does not find itself in the set's configuration and stays out of the set
+/// (state REMOVED), so it waits for its name, at most a minute. The key file must be readable by its owner alone, which a
+/// mounted Secret never is.
+fn start(service: &str) -> String {
+    format!(
+        "\
+host=$POD_NAME.{service}.$POD_NAMESPACE.svc
+tries=0
+until case \"$(getent ahosts \"$host\")\" in *\"$POD_IP \"*) true ;; *) false ;; esac || [ $tries -ge 120 ]; do
+    tries=$((tries + 1))
+    sleep 0.5
+done
+umask 077
+rm -f /tmp/keyfile
+cp /run/database/{keyfile} /tmp/keyfile
+exec mongod --replSet {REPLICA_SET} --bind_ip_all --port {PORT} --dbpath /data/db --keyFile /tmp/keyfile --unixSocketPrefix /tmp
+",
+        keyfile = key::KEYFILE,
+    )
+}
+
+fn container(service: &str) -> Container {
     Container {
         name: "mongod".into(),
-        // The key file must be readable by its owner alone, which a mounted Secret never is.
-        command: Some(vec![
-            "sh".into(),
-            "-c".into(),
-            format!(
-                "umask 077; rm -f /tmp/keyfile; cp /run/database/{} /tmp/keyfile && exec mongod --replSet {} --bind_ip_all \
-                 --port {PORT} --dbpath /data/db --keyFile /tmp/keyfile --unixSocketPrefix /tmp",
-                key::KEYFILE,
-                REPLICA_SET,
-            ),
+        command: Some(vec!["sh".into(), "-c".into(), start(service)]),
+        env: Some(vec![
+            pod::env("HOME", "/tmp"),
+            pod::env_field("POD_NAME", "metadata.name"),
+            pod::env_field("POD_NAMESPACE", "metadata.namespace"),
+            pod::env_field("POD_IP", "status.podIP"),
         ]),
-        env: Some(vec![pod::env("HOME", "/tmp")]),
         ports: Some(vec![pod::port("mongodb", PORT)]),
         readiness_probe: Some(pod::tcp_probe("mongodb", 3, 3)),
         volume_mounts: Some(vec![
