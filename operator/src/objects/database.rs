@@ -69,6 +69,7 @@ fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {
 fn start(service: &str) -> String {
     format!(
         "\
+set -eu
 host=$POD_NAME.{service}.$POD_NAMESPACE.svc
 tries=0
 until case \"$(getent ahosts \"$host\")\" in *\"$POD_IP \"*) true ;; *) false ;; esac || [ $tries -ge 120 ]; do
