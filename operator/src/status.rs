@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, StatefulSet};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
@@ -69,7 +69,7 @@ pub struct Figures {
 /// The condition of one part before it becomes a `Condition`.
 struct Judgement {
     type_: &'static str,
-    part: Option<Part>,
+    part: Part,
     ready: i32,
     wanted: i32,
     reason: &'static str,
@@ -106,12 +106,13 @@ pub mod reason {
 pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelineStatus {
     let old = pipeline.status.clone().unwrap_or_default();
     let spec = &pipeline.spec;
-    let companies = i32::try_from(spec.companies.len()).unwrap_or(i32::MAX);
-    let publishers = if spec.publisher.enabled { companies } else { 0 };
+    // The schema allows 500.
+    let company_count = i32::try_from(spec.companies.len()).unwrap_or(i32::MAX);
+    let publishers = if spec.publisher.enabled { company_count } else { 0 };
     let broker = set(seen, now, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref());
     let database = set(seen, now, Part::Database, "DatabaseReady", spec.database.replicas, seen.database.as_ref());
     let publishers = deployed(seen, now, Part::Publisher, "PublishersReady", publishers);
-    let consumers = deployed(seen, now, Part::Consumer, "ConsumersReady", companies);
+    let consumers = deployed(seen, now, Part::Consumer, "ConsumersReady", company_count);
     let liveview = deployed(seen, now, Part::Liveview, "LiveviewReady", spec.liveview.replicas);
     let edge = deployed(seen, now, Part::Edge, "EdgeReady", spec.edge.replicas);
 
@@ -149,7 +150,7 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     StockPipelineStatus {
         observed_generation: pipeline.metadata.generation,
         conditions,
-        company_count: i32::try_from(spec.companies.len()).ok(),
+        company_count: Some(company_count),
         parts,
         companies,
         figures_at,
@@ -177,12 +178,8 @@ fn overall(judgements: &[Judgement], errors: &[Error]) -> Vec<Condition> {
     let (reason, message) = match (errors.first(), unready.first()) {
         (Some(error), _) => (error.reason(), error.to_string()),
         (None, Some(_)) => {
-            let waits: Vec<String> = unready
-                .iter()
-                .map(|judgement| {
-                    format!("{}: {}", judgement.part.map_or(judgement.type_, Part::name), judgement.message)
-                })
-                .collect();
+            let waits: Vec<String> =
+                unready.iter().map(|judgement| format!("{}: {}", judgement.part.name(), judgement.message)).collect();
             (reason::PARTS_NOT_READY, waits.join("; "))
         }
         (None, None) => (reason::READY, "every part serves".into()),
@@ -222,24 +219,28 @@ fn set(
     let current = live
         .and_then(|set| Some(set.status.as_ref()?.observed_generation? >= set.metadata.generation?))
         .unwrap_or(false);
-    let count = |figure: Option<i32>| figure.unwrap_or(0);
-    let ready = counts.map_or(0, |status| {
-        // In the middle of a roll the pods of the old revision are ready too; the wish is fulfilled by the new ones.
-        let old = status.replicas - count(status.updated_replicas);
-        (count(status.ready_replicas) - old).clamp(0, wanted)
-    });
+    let ready =
+        counts.map_or(0, |status| new_and_ready(status.replicas, status.updated_replicas, status.ready_replicas));
+    let ready = ready.min(wanted);
     let pods_ready = current && ready == wanted;
     match system {
         Some(System { ready, waiting_for: Some(waiting), trouble }) if pods_ready => {
             let (ready, message, trouble) = ((*ready).min(wanted), waiting.clone(), *trouble);
-            Judgement { type_, part: Some(part), ready, wanted, reason: reason::FORMING, message, trouble }
+            Judgement { type_, part, ready, wanted, reason: reason::FORMING, message, trouble }
         }
         None if pods_ready => {
             let message = "not asked yet whether it serves".into();
-            Judgement { type_, part: Some(part), ready, wanted, reason: reason::FORMING, message, trouble: false }
+            Judgement { type_, part, ready, wanted, reason: reason::FORMING, message, trouble: false }
         }
         _ => judge(seen, now, part, type_, ready, wanted, current),
     }
+}
+
+/// Pods of the newest revision that are certainly ready. In the middle of a roll old pods are ready too, and the counts do not
+/// say which are; the wish is fulfilled by the new ones.
+fn new_and_ready(all: i32, updated: Option<i32>, ready: Option<i32>) -> i32 {
+    let old = all - updated.unwrap_or(0);
+    (ready.unwrap_or(0) - old).max(0)
 }
 
 /// Judges the Deployments of a part.
@@ -251,10 +252,9 @@ fn deployed(seen: &Seen, now: Timestamp, part: Part, type_: &'static str, wanted
     let (mut ready, mut current) = (0, true);
     for deployment in live {
         let status = deployment.status.as_ref();
-        // As for a StatefulSet: of the ready pods, as many may be old ones as there are.
-        let count = |figure: fn(&DeploymentStatus) -> Option<i32>| status.and_then(figure).unwrap_or(0);
-        let old = count(|status| status.replicas) - count(|status| status.updated_replicas);
-        ready += (count(|status| status.ready_replicas) - old).max(0);
+        ready += status.map_or(0, |status| {
+            new_and_ready(status.replicas.unwrap_or(0), status.updated_replicas, status.ready_replicas)
+        });
         current &= status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
     }
     judge(seen, now, part, type_, ready.min(wanted), wanted, current)
@@ -269,8 +269,7 @@ fn judge(
     wanted: i32,
     current: bool,
 ) -> Judgement {
-    let judgement =
-        |reason, message, trouble| Judgement { type_, part: Some(part), ready, wanted, reason, message, trouble };
+    let judgement = |reason, message, trouble| Judgement { type_, part, ready, wanted, reason, message, trouble };
     if wanted == 0 {
         return judgement(reason::DISABLED, "none is wanted".into(), false);
     }

@@ -94,6 +94,15 @@ impl World {
         children
     }
 
+    /// Waits until there are `count` children.
+    async fn all_children(&self, count: usize) -> BTreeMap<String, String> {
+        until("all children are there", || async {
+            let children = self.children().await;
+            (children.len() == count).then_some(children)
+        })
+        .await
+    }
+
     /// Waits until the status speaks of the present generation.
     async fn observed(&self, name: &str) -> StockPipeline {
         until(&format!("the status of {name} speaks of its present generation"), || async {
@@ -111,14 +120,18 @@ impl World {
     }
 }
 
-fn start(client: &Client, namespace: &str, stop: &CancellationToken) -> JoinHandle<anyhow::Result<()>> {
-    let images = Images {
+fn images() -> Images {
+    Images {
         workloads: "workloads".into(),
         broker: "broker".into(),
         database: "database".into(),
         edge: "edge".into(),
         pull_policy: None,
-    };
+    }
+}
+
+fn start(client: &Client, namespace: &str, stop: &CancellationToken) -> JoinHandle<anyhow::Result<()>> {
+    let images = images();
     let (client, namespace, stop) = (client.clone(), namespace.to_owned(), stop.clone());
     tokio::spawn(async move {
         let metrics = Arc::new(Metrics::default());
@@ -142,11 +155,7 @@ async fn until<T, F: Future<Output = Option<T>>>(condition: &str, mut look: impl
 async fn one_resource_becomes_all_children_and_a_status_that_says_what_is_missing() {
     let world = World::new().await;
     world.create("demo", &["MSFT", "BRK.B"]).await;
-    let children = until("all children are there", || async {
-        let children = world.children().await;
-        (children.len() == 21).then_some(children)
-    })
-    .await;
+    let children = world.all_children(21).await;
     assert!(children.contains_key("Deployment/demo-consumer-msft"), "{children:?}");
     let pipeline = world.observed("demo").await;
     let status = pipeline.status.unwrap();
@@ -175,11 +184,7 @@ async fn a_second_pass_over_an_unchanged_world_writes_nothing() {
     let world = World::new().await;
     world.create("demo", &["MSFT"]).await;
     world.observed("demo").await;
-    let before = until("all children are there", || async {
-        let children = world.children().await;
-        (children.len() == 19).then_some(children)
-    })
-    .await;
+    let before = world.all_children(19).await;
     // A fresh operator knows nothing of the passes before it and makes a whole one.
     world.stop.cancel();
     world.operator.await.unwrap().unwrap();
@@ -188,13 +193,7 @@ async fn a_second_pass_over_an_unchanged_world_writes_nothing() {
     let again = {
         let (client, namespace, stop, metrics) =
             (world.client.clone(), world.namespace.clone(), stop.clone(), metrics.clone());
-        let images = Images {
-            workloads: "workloads".into(),
-            broker: "broker".into(),
-            database: "database".into(),
-            edge: "edge".into(),
-            pull_policy: None,
-        };
+        let images = images();
         tokio::spawn(async move {
             operator::run::lead(client, images, &namespace, "again", metrics, &stop, CancellationToken::new()).await
         })
@@ -220,11 +219,7 @@ async fn a_second_pass_over_an_unchanged_world_writes_nothing() {
 async fn a_deleted_or_edited_child_comes_back_as_it_was() {
     let world = World::new().await;
     world.create("demo", &["MSFT"]).await;
-    let before = until("all children are there", || async {
-        let children = world.children().await;
-        (children.len() == 19).then_some(children)
-    })
-    .await;
+    let before = world.all_children(19).await;
     world.observed("demo").await;
     let secrets = world.api::<Secret>();
     let credentials = secrets.get("demo-broker-credentials").await.unwrap();
@@ -255,11 +250,7 @@ async fn a_deleted_or_edited_child_comes_back_as_it_was() {
 async fn removing_a_company_removes_its_children_and_nothing_else() {
     let world = World::new().await;
     world.create("demo", &["MSFT", "TSLA"]).await;
-    let before = until("all children are there", || async {
-        let children = world.children().await;
-        (children.len() == 21).then_some(children)
-    })
-    .await;
+    let before = world.all_children(21).await;
     world.observed("demo").await;
     let stranger = ConfigMap {
         metadata: ObjectMeta {
