@@ -33,8 +33,27 @@ pub mod field {
     pub const LAST_AT: &str = "lastAt";
     /// Events without a sequence number.
     pub const UNSEQUENCED: &str = "unsequenced";
+    /// The sequence numbers of the window's events: `[{source, ranges: [first, last, first, last, …]}]`.
+    pub const SEQUENCES: &str = "sequences";
+    /// The same of all the company's events up to and with this window, and when each source was last heard: `[{source, ranges, at}]`.
+    pub const MARKS: &str = "marks";
+    /// In [`SEQUENCES`] and [`MARKS`]: one life of one publisher.
+    pub const SOURCE: &str = "source";
+    /// In [`SEQUENCES`] and [`MARKS`]: first and last number of each range, ascending.
+    pub const RANGES: &str = "ranges";
+    /// In [`MARKS`]: when the source's last event was taken.
+    pub const AT: &str = "at";
     /// The process that wrote the document.
     pub const WRITER: &str = "writer";
+}
+
+/// Fields that only consumers and auditors need; whoever shows windows leaves them out of what it reads.
+pub const BOOKKEEPING: [&str; 2] = [field::SEQUENCES, field::MARKS];
+
+/// The collection of the consumers' leases, beside that of the windows.
+#[must_use]
+pub fn leases(collection: &str) -> String {
+    format!("{collection}.leases")
 }
 
 /// One stored window. Absent fields are left out of the JSON, never written as null.

@@ -1,23 +1,29 @@
 //! `stock-consumer`: reads one company's queue, averages each thousand events, stores the window, then acknowledges it.
-//! Rule: a failure of either server drops what is held unacknowledged and starts anew, for ever; the broker delivers again.
+//! Rule: a failure of either server drops what is held unacknowledged and starts anew, for ever; the broker delivers again,
+//! and the marks in the newest window tell what it holds already.
 
 pub mod batch;
 pub mod dead_letters;
 pub mod identity;
 pub mod intake;
+pub mod lease;
+pub mod marks;
 pub mod metrics;
 pub mod pipeline;
+pub mod ranges;
 pub mod session;
 pub mod settings;
 pub mod store;
+pub mod verify;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::lease::Lease;
 use self::metrics::Metrics;
-use self::session::Session;
+use self::session::Surroundings;
 pub use self::settings::{Args, Settings};
 use crate::backoff::Backoff;
 use crate::health::{self, Health, Readiness};
@@ -32,21 +38,18 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
     let readiness = Readiness::waiting("connecting to the broker and the database");
     tokio::spawn(health::serve(listener, Health::new(readiness.clone(), registry), stop.clone()));
     let windows = settings.database.windows()?;
+    let lease = Lease::new(&windows, &settings.company, &settings.writer, settings.pod.as_deref());
+    let surroundings = Surroundings {
+        settings: &settings,
+        windows: &windows,
+        lease: &lease,
+        metrics: &metrics,
+        readiness: &readiness,
+    };
     let mut backoff = Backoff::default();
     while !stop.is_cancelled() {
         let started = Instant::now();
-        let opened = tokio::select! {
-            opened = Session::open(&settings, &windows, &metrics) => opened,
-            () = stop.cancelled() => break,
-        };
-        let ended = match opened {
-            Ok(session) => {
-                readiness.ready();
-                session.consume(&stop).await
-            }
-            Err(error) => Err(error),
-        };
-        let Err(error) = ended else { break };
+        let Err(error) = session::run(&surroundings, &stop).await else { break };
         backoff.reset_after(started.elapsed());
         let pause = backoff.next(rand::random());
         tracing::warn!("{error:#}; trying again in {pause:.1?}");

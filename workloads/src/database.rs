@@ -29,13 +29,13 @@ pub struct Address {
 #[derive(Clone, Default, clap::Args)]
 pub struct DatabaseArgs {
     /// Connection string of the database, `mongodb://…`.
-    #[arg(long, env = env::MONGODB_URL, hide_env_values = true)]
+    #[arg(long, global = true, env = env::MONGODB_URL, hide_env_values = true)]
     pub mongodb_url: Option<String>,
     /// Database that holds the windows.
-    #[arg(long, env = env::MONGODB_DB)]
+    #[arg(long, global = true, env = env::MONGODB_DB)]
     pub mongodb_db: Option<String>,
     /// Collection that holds the windows.
-    #[arg(long, env = env::MONGODB_COLLECTION)]
+    #[arg(long, global = true, env = env::MONGODB_COLLECTION)]
     pub mongodb_collection: Option<String>,
 }
 

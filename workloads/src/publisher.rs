@@ -17,14 +17,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::metrics::Metrics;
-use self::prices::Prices;
 pub use self::settings::{Args, Settings};
 use self::speaker::Speaker;
 use crate::backoff::Backoff;
 use crate::broker;
 use crate::health::{self, Health, Readiness};
 
-/// Publishes until `stop`; health and metrics are served on `listener`.
+/// Publishes until `stop`, or until every company has the number of events asked for; health and metrics are served on `listener`.
 ///
 /// # Errors
 /// None today: everything that fails is tried again.
@@ -33,14 +32,8 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::waiting("connecting to the broker");
     tokio::spawn(health::serve(listener, Health::new(readiness.clone(), registry), stop.clone()));
-    let mut speakers: Vec<Speaker> = settings
-        .companies
-        .iter()
-        .map(|company| {
-            let prices = Prices::new(settings.seed, company, settings.range);
-            Speaker::new(company.clone(), prices, settings.interval, settings.queue_type, metrics.of(company))
-        })
-        .collect();
+    let mut speakers: Vec<Speaker> =
+        settings.companies.iter().map(|company| Speaker::new(company, &settings, metrics.of(company))).collect();
     let mut backoff = Backoff::default();
     while !stop.is_cancelled() {
         let started = Instant::now();

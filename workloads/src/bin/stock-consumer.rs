@@ -4,18 +4,35 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use workloads::consumer::{self, Args, Settings};
-use workloads::{health, program};
+use workloads::consumer::settings::Command;
+use workloads::consumer::{self, Args, Settings, verify};
+use workloads::{database, health, program};
+
+const PROGRAM: &str = "stock-consumer";
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    program::main(
-        "stock-consumer",
-        &args.logs,
-        async || Settings::parse(&args).await,
-        async |settings, stop| {
-            let listener = health::bind(wire::env::METRICS_PORT, settings.port).await?;
-            consumer::run(settings, listener, stop).await
-        },
-    )
+    match &args.command {
+        None => program::main(
+            PROGRAM,
+            &args.logs,
+            async || Settings::parse(&args).await,
+            async |settings, stop| {
+                let listener = health::bind(wire::env::METRICS_PORT, settings.port).await?;
+                consumer::run(settings, listener, stop).await
+            },
+        ),
+        Some(Command::Verify(verify)) => program::main(
+            PROGRAM,
+            &args.logs,
+            async || database::Address::parse(&args.database, PROGRAM).await,
+            async |address, stop| {
+                let windows = address.windows()?;
+                tokio::select! {
+                    verified = verify::run(&windows, verify) => verified,
+                    () = stop.cancelled() => anyhow::bail!("stopped before the end"),
+                }
+            },
+        ),
+    }
 }

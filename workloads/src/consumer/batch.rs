@@ -1,14 +1,16 @@
 //! Fills one window with events and sums it up.
 //! Rule: pure; the sum is exact, so the order of events never changes an average.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use wire::EventType;
 use wire::window::Total;
 
 use super::intake::Reading;
+use super::ranges::Ranges;
 
-/// A full window, without its number.
+/// A closed window, without its number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// Average price, rounded to 2 decimals, half away from zero.
@@ -33,6 +35,8 @@ pub struct Summary {
     pub last_at: i64,
     /// Events without a sequence number.
     pub unsequenced: u32,
+    /// By source, the sequence numbers of the others.
+    pub sequences: BTreeMap<String, Ranges>,
 }
 
 /// The window that is being filled.
@@ -40,6 +44,7 @@ pub struct Summary {
 pub struct Batch {
     size: NonZeroU32,
     total: Total,
+    since: i64,
     filling: Option<Summary>,
 }
 
@@ -47,7 +52,7 @@ impl Batch {
     /// An empty window of `size` events.
     #[must_use]
     pub fn new(size: NonZeroU32) -> Self {
-        Self { size, total: Total::default(), filling: None }
+        Self { size, total: Total::default(), since: 0, filling: None }
     }
 
     /// Events in the window so far.
@@ -56,9 +61,18 @@ impl Batch {
         self.filling.as_ref().map_or(0, |summary| summary.count)
     }
 
-    /// Adds an event; gives the window when this was its last one, and starts the next.
-    pub fn push(&mut self, reading: &Reading<'_>) -> Option<Summary> {
+    /// When the first event of the window was taken; `None` when there is none.
+    #[must_use]
+    pub fn since(&self) -> Option<i64> {
+        self.filling.as_ref().map(|_| self.since)
+    }
+
+    /// Adds an event taken `now`; gives the window when this was its last one, and starts the next.
+    pub fn push(&mut self, reading: &Reading<'_>, now: i64) -> Option<Summary> {
         let Reading { event_type, price, at, sequence } = *reading;
+        if self.filling.is_none() {
+            self.since = now;
+        }
         let summary = self.filling.get_or_insert(Summary {
             average: 0.0,
             count: 0,
@@ -71,6 +85,7 @@ impl Batch {
             first_at: at,
             last_at: at,
             unsequenced: 0,
+            sequences: BTreeMap::new(),
         });
         self.total.add(price);
         summary.count += 1;
@@ -83,13 +98,27 @@ impl Batch {
             EventType::Buy => summary.buys += 1,
             EventType::Sell => summary.sells += 1,
         }
-        summary.unsequenced += u32::from(sequence.is_none());
-        if summary.count < self.size.get() {
-            return None;
+        match sequence {
+            None => summary.unsequenced += 1,
+            // The name is copied once per window, not once per event.
+            Some(sequence) => match summary.sequences.get_mut(sequence.source) {
+                Some(ranges) => {
+                    ranges.insert(sequence.number);
+                }
+                None => {
+                    let ranges = [(sequence.number, sequence.number)].into_iter().collect();
+                    summary.sequences.insert(sequence.source.to_owned(), ranges);
+                }
+            },
         }
-        let mut full = self.filling.take()?;
-        full.average = std::mem::take(&mut self.total).mean(full.count);
-        Some(full)
+        if summary.count < self.size.get() { None } else { self.close() }
+    }
+
+    /// Ends the window with what it has, and starts the next; `None` when it is empty.
+    pub fn close(&mut self) -> Option<Summary> {
+        let mut closed = self.filling.take()?;
+        closed.average = std::mem::take(&mut self.total).mean(closed.count);
+        Some(closed)
     }
 }
 
@@ -106,16 +135,16 @@ mod tests {
 
     fn fill(size: u32, prices: &[f64]) -> Vec<Summary> {
         let mut batch = Batch::new(NonZeroU32::new(size).unwrap());
-        prices.iter().enumerate().filter_map(|(at, price)| batch.push(&reading(*price, at as i64))).collect()
+        prices.iter().enumerate().filter_map(|(at, price)| batch.push(&reading(*price, at as i64), 0)).collect()
     }
 
     #[test]
     fn a_window_knows_its_first_last_lowest_highest_and_sides() {
         let mut batch = Batch::new(NonZeroU32::new(3).unwrap());
-        assert_eq!(batch.push(&reading(2.0, 30)), None);
+        assert_eq!(batch.push(&reading(2.0, 30), 7), None);
         let foreign = Reading { event_type: EventType::Sell, sequence: None, ..reading(1.0, 10) };
-        assert_eq!(batch.push(&foreign), None);
-        assert_eq!(batch.count(), 2);
+        assert_eq!(batch.push(&foreign, 8), None);
+        assert_eq!((batch.count(), batch.since()), (2, Some(7)));
         let expected = Summary {
             average: 2.33,
             count: 3,
@@ -128,9 +157,21 @@ mod tests {
             first_at: 10,
             last_at: 30,
             unsequenced: 1,
+            sequences: BTreeMap::from([("s".into(), [(0, 0)].into_iter().collect())]),
         };
-        assert_eq!(batch.push(&reading(4.0, 20)), Some(expected));
-        assert_eq!(batch.count(), 0);
+        assert_eq!(batch.push(&reading(4.0, 20), 9), Some(expected));
+        assert_eq!((batch.count(), batch.since()), (0, None));
+    }
+
+    #[test]
+    fn a_window_that_is_closed_early_holds_what_it_has_and_an_empty_one_is_none() {
+        let mut batch = Batch::new(NonZeroU32::new(3).unwrap());
+        assert_eq!(batch.close(), None);
+        batch.push(&reading(2.0, 0), 0);
+        batch.push(&reading(3.0, 0), 0);
+        let closed = batch.close().unwrap();
+        assert_eq!((closed.average, closed.count), (2.5, 2));
+        assert_eq!(batch.close(), None);
     }
 
     #[test]

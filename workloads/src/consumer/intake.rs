@@ -29,6 +29,9 @@ pub struct Sequence<'a> {
     pub number: u64,
 }
 
+/// Longest name of a source, in bytes; ours have 32. A longer one would make every window carry it.
+const MAX_SOURCE: usize = 64;
+
 /// Reads a message. `now`, in milliseconds since 1970, stands in for a missing timestamp.
 ///
 /// # Errors
@@ -62,10 +65,12 @@ fn published_at(properties: &BasicProperties) -> Option<i64> {
 fn sequence(properties: &BasicProperties) -> Option<Sequence<'_>> {
     let headers = properties.headers().as_ref()?.inner();
     match (headers.get(SOURCE_HEADER)?, headers.get(SEQUENCE_HEADER)?) {
-        (AMQPValue::LongString(source), AMQPValue::LongLongInt(number)) => Some(Sequence {
-            source: std::str::from_utf8(source.as_bytes()).ok()?,
-            number: u64::try_from(*number).ok()?,
-        }),
+        (AMQPValue::LongString(source), AMQPValue::LongLongInt(number)) if source.as_bytes().len() <= MAX_SOURCE => {
+            Some(Sequence {
+                source: std::str::from_utf8(source.as_bytes()).ok()?,
+                number: u64::try_from(*number).ok()?,
+            })
+        }
         _ => None,
     }
 }

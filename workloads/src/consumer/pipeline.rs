@@ -1,4 +1,4 @@
-//! Decides what a consumer may insert and what it may acknowledge, from what it took and what was stored.
+//! Decides what a consumer counts, inserts and acknowledges, from what it took and what was stored.
 //! Rule: pure; one insert at a time, in order, and nothing is acknowledged before it is in the database or among the dead letters.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -6,6 +6,10 @@ use std::num::NonZeroU32;
 
 use super::batch::{Batch, Summary};
 use super::intake::Reading;
+use super::marks::Marks;
+
+/// Ranges of sequence numbers kept per source beyond the prefetch: more than a publisher has unconfirmed.
+const SPARE_RANGES: usize = 2048;
 
 /// A window that is ready to be stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,8 +18,19 @@ pub struct Filled {
     pub number: i64,
     /// What the document says.
     pub summary: Summary,
+    /// Every event of the company up to and with this window.
+    pub marks: Marks,
     /// Delivery tag of its last event.
     pub last_tag: u64,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is in the window that is being filled, or completed it.
+    Counted,
+    /// A window has it already.
+    Skipped,
 }
 
 /// An acknowledgement that may be sent.
@@ -28,37 +43,80 @@ pub struct Ack {
 }
 
 /// The state of one consumer on one channel; a new channel starts a new one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pipeline {
     batch: Batch,
+    marks: Marks,
+    ranges_kept: usize,
     next_number: i64,
+    last_tag: u64,
     filled: VecDeque<Filled>,
     inserting: Option<u64>,
     stored: Option<u64>,
     diverting: BTreeSet<u64>,
-    diverted: VecDeque<u64>,
+    alone: VecDeque<u64>,
+    skipped: Option<u64>,
 }
 
 impl Pipeline {
-    /// Nothing taken yet; `next_number` follows the newest stored window.
+    /// Nothing taken yet; `next_number` and `marks` follow the newest stored window. `prefetch` bounds the events that may
+    /// come again.
     #[must_use]
-    pub fn new(size: NonZeroU32, next_number: i64) -> Self {
+    pub fn new(size: NonZeroU32, prefetch: u16, next_number: i64, marks: Marks) -> Self {
         Self {
             batch: Batch::new(size),
+            marks,
+            ranges_kept: usize::from(prefetch) + SPARE_RANGES,
             next_number,
+            last_tag: 0,
             filled: VecDeque::new(),
             inserting: None,
             stored: None,
             diverting: BTreeSet::new(),
-            diverted: VecDeque::new(),
+            alone: VecDeque::new(),
+            skipped: None,
         }
     }
 
-    /// An event was taken from the queue.
-    pub fn take(&mut self, tag: u64, reading: &Reading<'_>) {
-        if let Some(summary) = self.batch.push(reading) {
-            self.filled.push_back(Filled { number: self.next_number, summary, last_tag: tag });
-            self.next_number += 1;
+    /// An event was taken from the queue, `now`, in milliseconds since 1970.
+    pub fn take(&mut self, tag: u64, reading: &Reading<'_>, now: i64) -> Taken {
+        if reading.sequence.is_some_and(|sequence| !self.marks.insert(sequence, now)) {
+            self.skip(tag);
+            return Taken::Skipped;
+        }
+        self.last_tag = tag;
+        if let Some(summary) = self.batch.push(reading, now) {
+            self.fill(summary, now);
+        }
+        Taken::Counted
+    }
+
+    /// Closes the window that is being filled although it is short.
+    pub fn flush(&mut self, now: i64) {
+        if let Some(summary) = self.batch.close() {
+            self.fill(summary, now);
+        }
+    }
+
+    fn fill(&mut self, summary: Summary, now: i64) {
+        self.marks.forget(now, self.ranges_kept);
+        let (number, marks, last_tag) = (self.next_number, self.marks.clone(), self.last_tag);
+        self.filled.push_back(Filled { number, summary, marks, last_tag });
+        self.next_number += 1;
+    }
+
+    /// What is marked is in a stored window, or in one of ours that is acknowledged later, with a higher tag. So a skipped
+    /// event can go at once: with all before it, when nothing before it is held, else alone.
+    fn skip(&mut self, tag: u64) {
+        let holds_nothing = self.batch.count() == 0
+            && self.filled.is_empty()
+            && self.inserting.is_none()
+            && self.stored.is_none()
+            && self.diverting.is_empty();
+        if holds_nothing {
+            self.skipped = Some(tag);
+        } else {
+            self.alone.push_back(tag);
         }
     }
 
@@ -70,12 +128,12 @@ impl Pipeline {
     /// The broker has confirmed the dead letter.
     pub fn diverted(&mut self, tag: u64) {
         if self.diverting.remove(&tag) {
-            self.diverted.push_back(tag);
+            self.alone.push_back(tag);
         }
     }
 
-    /// The next window to insert, unless one is under way. The one before it must be acknowledged first, so that at most
-    /// two windows are ever held.
+    /// The next window to insert, unless one is under way. The one before it must be acknowledged first, so that an
+    /// acknowledgement never covers a window that is not stored.
     pub fn next_insert(&mut self) -> Option<Filled> {
         if self.inserting.is_some() || self.stored.is_some() {
             return None;
@@ -90,11 +148,14 @@ impl Pipeline {
         self.stored = self.inserting.take();
     }
 
-    /// The next acknowledgement that may be sent. Dead letters go one by one: their number is small, and a queue that holds
-    /// nothing else must not wait for a window. A window's covers all before it, so it waits for dead letters under way there.
+    /// The next acknowledgement that may be sent. Those that go alone come first, for the broker closes the channel on a tag
+    /// that a wider one has covered. A window's covers all before it, so it waits for dead letters under way there.
     pub fn next_ack(&mut self) -> Option<Ack> {
-        if let Some(tag) = self.diverted.pop_front() {
+        if let Some(tag) = self.alone.pop_front() {
             return Some(Ack { tag, multiple: false });
+        }
+        if let Some(tag) = self.skipped.take() {
+            return Some(Ack { tag, multiple: true });
         }
         let tag = self.stored.filter(|stored| self.diverting.first().is_none_or(|first| first > stored))?;
         self.stored = None;
@@ -104,13 +165,29 @@ impl Pipeline {
     /// Whether an insert or its acknowledgement is still to come, for an orderly end.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.inserting.is_none() && self.stored.is_none() && self.diverting.is_empty() && self.diverted.is_empty()
+        self.inserting.is_none()
+            && self.stored.is_none()
+            && self.diverting.is_empty()
+            && self.alone.is_empty()
+            && self.skipped.is_none()
     }
 
     /// Events of the window that is being filled.
     #[must_use]
     pub fn pending(&self) -> u32 {
         self.batch.count()
+    }
+
+    /// When the first of them was taken, milliseconds since 1970.
+    #[must_use]
+    pub fn pending_since(&self) -> Option<i64> {
+        self.batch.since()
+    }
+
+    /// What is known of the company's events.
+    #[must_use]
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 }
 
@@ -119,20 +196,31 @@ mod tests {
     use proptest::prelude::*;
     use wire::EventType;
 
+    use super::super::intake::Sequence;
     use super::*;
 
     fn reading() -> Reading<'static> {
         Reading { event_type: EventType::Buy, price: 1.0, at: 0, sequence: None }
     }
 
+    fn event(number: u64) -> Reading<'static> {
+        Reading { sequence: Some(Sequence { source: "s", number }), ..reading() }
+    }
+
     fn pipeline(size: u32) -> Pipeline {
-        Pipeline::new(NonZeroU32::new(size).unwrap(), 5)
+        Pipeline::new(NonZeroU32::new(size).unwrap(), 10, 5, Marks::default())
+    }
+
+    fn acks(pipeline: &mut Pipeline) -> Vec<(u64, bool)> {
+        std::iter::from_fn(|| pipeline.next_ack()).map(|ack| (ack.tag, ack.multiple)).collect()
     }
 
     #[test]
     fn inserts_go_one_at_a_time_in_order_and_an_ack_follows_only_its_own() {
         let mut pipeline = pipeline(2);
-        (1..=4).for_each(|tag| pipeline.take(tag, &reading()));
+        for tag in 1..=4 {
+            pipeline.take(tag, &reading(), 0);
+        }
         let first = pipeline.next_insert().unwrap();
         assert_eq!((first.number, first.last_tag), (5, 2));
         assert_eq!(pipeline.next_insert(), None, "one at a time");
@@ -147,9 +235,9 @@ mod tests {
     #[test]
     fn a_window_is_not_acknowledged_before_the_dead_letters_inside_it_are_confirmed() {
         let mut pipeline = pipeline(2);
-        pipeline.take(1, &reading());
+        pipeline.take(1, &reading(), 0);
         pipeline.divert(2);
-        pipeline.take(3, &reading());
+        pipeline.take(3, &reading(), 0);
         pipeline.divert(4);
         pipeline.next_insert().unwrap();
         pipeline.inserted();
@@ -171,9 +259,45 @@ mod tests {
         assert!(pipeline.is_settled());
     }
 
+    #[test]
+    fn an_event_that_is_marked_is_skipped_and_acknowledged_at_once() {
+        let mut pipeline = pipeline(2);
+        assert_eq!(pipeline.take(1, &event(0), 0), Taken::Counted);
+        assert_eq!(pipeline.take(2, &event(0), 0), Taken::Skipped);
+        assert_eq!(acks(&mut pipeline), [(2, false)], "alone, for the first copy is held");
+        assert_eq!(pipeline.take(3, &event(1), 0), Taken::Counted);
+        let filled = pipeline.next_insert().unwrap();
+        assert_eq!((filled.summary.count, filled.last_tag), (2, 3));
+        pipeline.inserted();
+        assert_eq!(acks(&mut pipeline), [(3, true)]);
+        let mut successor = Pipeline::new(NonZeroU32::new(2).unwrap(), 10, 6, filled.marks);
+        assert_eq!([1, 2].map(|tag| successor.take(tag, &event(tag - 1), 0)), [Taken::Skipped; 2]);
+        assert_eq!(acks(&mut successor), [(2, true)], "nothing else is held, so one acknowledgement does");
+        assert_eq!(successor.take(3, &event(2), 0), Taken::Counted);
+    }
+
+    #[test]
+    fn a_window_that_is_flushed_is_short_and_acknowledged_up_to_its_last_event() {
+        let mut pipeline = pipeline(10);
+        pipeline.flush(0);
+        assert_eq!(pipeline.next_insert(), None);
+        pipeline.take(1, &event(0), 5);
+        pipeline.take(2, &event(0), 6);
+        assert_eq!((pipeline.pending(), pipeline.pending_since()), (1, Some(5)));
+        pipeline.flush(7);
+        assert_eq!((pipeline.pending(), pipeline.pending_since()), (0, None));
+        assert_eq!(pipeline.next_insert().unwrap().summary.count, 1);
+        pipeline.inserted();
+        assert_eq!(acks(&mut pipeline), [(2, false), (1, true)]);
+        assert!(pipeline.is_settled());
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Event,
+        /// The event of this number again, when there was one.
+        Again(prop::sample::Index),
+        Flush,
         NotAnEvent,
         DeadLettered(prop::sample::Index),
         Inserted,
@@ -182,6 +306,8 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             4 => Just(Step::Event),
+            1 => any::<prop::sample::Index>().prop_map(Step::Again),
+            1 => Just(Step::Flush),
             1 => Just(Step::NotAnEvent),
             1 => any::<prop::sample::Index>().prop_map(Step::DeadLettered),
             1 => Just(Step::Inserted),
@@ -195,10 +321,25 @@ mod tests {
         fn no_tag_is_acknowledged_twice_or_before_it_is_safe(size in 1_u32..5, steps in steps()) {
             let mut pipeline = pipeline(size);
             let (mut unacked, mut safe, mut diverting) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-            let (mut events, mut under_way, mut tag) = (Vec::new(), None::<Filled>, 0);
+            let (mut events, mut under_way, mut tag, mut number) = (Vec::new(), None::<Filled>, 0, 0);
             for step in steps {
                 match step {
-                    Step::Event => { tag += 1; unacked.insert(tag); events.push(tag); pipeline.take(tag, &reading()); }
+                    Step::Event => {
+                        tag += 1;
+                        unacked.insert(tag);
+                        events.push(tag);
+                        prop_assert_eq!(pipeline.take(tag, &event(number), 0), Taken::Counted);
+                        number += 1;
+                    }
+                    // A copy is safe: the first one is stored, or held until it is.
+                    Step::Again(index) if number > 0 => {
+                        tag += 1;
+                        unacked.insert(tag);
+                        safe.insert(tag);
+                        let again = event(index.index(number as usize) as u64);
+                        prop_assert_eq!(pipeline.take(tag, &again, 0), Taken::Skipped);
+                    }
+                    Step::Flush => pipeline.flush(0),
                     Step::NotAnEvent => { tag += 1; unacked.insert(tag); diverting.push(tag); pipeline.divert(tag); }
                     Step::DeadLettered(index) if !diverting.is_empty() => {
                         let confirmed = diverting.remove(index.index(diverting.len()));
@@ -206,13 +347,13 @@ mod tests {
                         pipeline.diverted(confirmed);
                     }
                     Step::Inserted => if let Some(filled) = under_way.take() {
-                        prop_assert_eq!(filled.summary.count, size);
-                        let stored: Vec<u64> = events.drain(..size as usize).collect();
+                        prop_assert!((1..=size).contains(&filled.summary.count));
+                        let stored: Vec<u64> = events.drain(..filled.summary.count as usize).collect();
                         prop_assert_eq!(stored.last(), Some(&filled.last_tag));
                         safe.extend(stored);
                         pipeline.inserted();
                     },
-                    Step::DeadLettered(_) => {}
+                    Step::Again(_) | Step::DeadLettered(_) => {}
                 }
                 while let Some(ack) = pipeline.next_ack() {
                     prop_assert!(unacked.contains(&ack.tag), "the broker closes the channel on an unknown tag");

@@ -1,4 +1,4 @@
-//! One connection's worth of consuming: deliveries in, inserts and dead letters out, acknowledgements back.
+//! One connection's worth of consuming: stands by for the lease, then deliveries in, inserts and dead letters out, acknowledgements back.
 //! Rule: the pipeline decides, this file only carries out; any failure ends the session, and the broker delivers again.
 
 use std::num::NonZeroU32;
@@ -13,58 +13,107 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use mongodb::Collection;
 use mongodb::bson::Document;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::dead_letters::{DeadLetters, Report};
 use super::identity::Identities;
 use super::intake;
+use super::lease::Lease;
 use super::metrics::Metrics;
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, Taken};
 use super::settings::Settings;
-use super::store;
+use super::store::{self, Stored};
 use crate::broker::{self, Declared};
+use crate::health::Readiness;
 
 /// How long SIGTERM waits for the insert under way and its acknowledgement.
 const LAST_INSERT: Duration = Duration::from_secs(7);
 
-/// A consumer that has everything it needs and may begin.
-pub struct Session<'a> {
+/// What every session of a consumer has in common.
+pub struct Surroundings<'a> {
+    /// What the consumer was told.
+    pub settings: &'a Settings,
+    /// Where the windows go.
+    pub windows: &'a Collection<Document>,
+    /// Who of the company's consumers works.
+    pub lease: &'a Lease,
+    /// The figures.
+    pub metrics: &'a Metrics,
+    /// Whether the consumer works or stands by; both are ready.
+    pub readiness: &'a Readiness,
+}
+
+/// Connects, waits for the lease and consumes until `stop`.
+///
+/// # Errors
+/// When a server does not answer or refuses, a connection is lost, the queue is gone, the lease was taken over or a window was
+/// stored by someone else.
+pub async fn run(surroundings: &Surroundings<'_>, stop: &CancellationToken) -> anyhow::Result<()> {
+    let begun = tokio::select! {
+        begun = begin(surroundings) => begun,
+        () = stop.cancelled() => Ok(None),
+    };
+    let ended = match begun {
+        Ok(Some(session)) => {
+            surroundings.metrics.active.set(1);
+            session.consume(stop).await
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    surroundings.metrics.active.set(0);
+    // The connection is closed by now, so whoever takes over finds the events that were held.
+    surroundings.lease.release().await;
+    ended
+}
+
+async fn begin<'a>(surroundings: &'a Surroundings<'a>) -> anyhow::Result<Option<Session<'a>>> {
+    let Surroundings { settings, windows, lease, readiness, .. } = surroundings;
+    let queue = wire::queue::name(&settings.company);
+    let connection = broker::connect(&settings.broker, &format!("stock-consumer {queue}")).await?;
+    let (channel, declared) = broker::open(&connection, queue, settings.queue_type).await?;
+    if declared == Declared::AsFound {
+        tracing::info!(queue, "another program made the queue with other properties; it is used as it is");
+    }
+    store::make_indexes(windows).await?;
+    readiness.ready();
+    tokio::select! {
+        acquired = lease.acquire() => acquired?,
+        error = broker::lost(&connection) => return Err(error),
+    }
+    Session::begin(surroundings, connection, channel).await.map(Some)
+}
+
+/// A consumer that has everything it needs and works.
+struct Session<'a> {
     settings: &'a Settings,
     windows: &'a Collection<Document>,
+    lease: &'a Lease,
     metrics: &'a Metrics,
     connection: Connection,
     channel: Channel,
     deliveries: Consumer,
     pipeline: Pipeline,
     identities: Identities,
-    insert: Fuse<BoxFuture<'a, anyhow::Result<()>>>,
+    insert: Fuse<BoxFuture<'a, anyhow::Result<u32>>>,
     burials: FuturesUnordered<BoxFuture<'static, anyhow::Result<u64>>>,
     dead_letters: Option<DeadLetters>,
     report: Report,
 }
 
 impl<'a> Session<'a> {
-    /// Connects to both servers, reads where the company stands and asks for deliveries.
-    ///
-    /// # Errors
-    /// When a server does not answer or refuses.
-    pub async fn open(
-        settings: &'a Settings,
-        windows: &'a Collection<Document>,
-        metrics: &'a Metrics,
+    /// Reads where the company stands and asks for deliveries.
+    async fn begin(
+        surroundings: &'a Surroundings<'a>,
+        connection: Connection,
+        channel: Channel,
     ) -> anyhow::Result<Self> {
+        let Surroundings { settings, windows, lease, metrics, .. } = *surroundings;
         let queue = wire::queue::name(&settings.company);
-        let connection = broker::connect(&settings.broker, &format!("stock-consumer {queue}")).await?;
-        let (channel, declared) = broker::open(&connection, queue, settings.queue_type).await?;
-        if declared == Declared::AsFound {
-            tracing::info!(queue, "another program made the queue with other properties; it is used as it is");
-        }
         let newest = store::newest(windows, &settings.company).await?;
-        channel
-            .basic_qos(prefetch(settings.batch_size), BasicQosOptions::default())
-            .await
-            .context("cannot set the prefetch")?;
+        let prefetch = prefetch(settings.batch_size);
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await.context("cannot set the prefetch")?;
         let deliveries = channel
             .basic_consume(
                 queue.into(),
@@ -78,11 +127,12 @@ impl<'a> Session<'a> {
         Ok(Self {
             settings,
             windows,
+            lease,
             metrics,
             connection,
             channel,
             deliveries,
-            pipeline: Pipeline::new(settings.batch_size, newest.next_number),
+            pipeline: Pipeline::new(settings.batch_size, prefetch, newest.next_number, newest.marks),
             identities: Identities::after(newest.id, rand::random()),
             insert: Fuse::terminated(),
             burials: FuturesUnordered::new(),
@@ -94,12 +144,17 @@ impl<'a> Session<'a> {
     /// Consumes until `stop`, then finishes what is under way and leaves the rest to the next consumer.
     ///
     /// # Errors
-    /// When a connection is lost, the queue is gone or a window was stored by someone else.
-    pub async fn consume(mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+    /// As [`run`].
+    async fn consume(mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let lease_lost = self.lease.keep();
+        tokio::pin!(lease_lost);
         loop {
             self.advance().await?;
+            let flush_in = self.flush_in(now_ms());
             tokio::select! {
                 () = stop.cancelled() => break,
+                lost = &mut lease_lost => return Err(lost),
+                () = sleep(flush_in.unwrap_or_default()), if flush_in.is_some() => self.pipeline.flush(now_ms()),
                 stored = &mut self.insert => self.stored(stored)?,
                 Some(buried) = self.burials.next() => self.pipeline.diverted(buried?),
                 delivery = self.deliveries.next() => self.take(delivered(delivery)?).await?,
@@ -141,23 +196,35 @@ impl<'a> Session<'a> {
         if let Some(filled) = self.pipeline.next_insert() {
             let id = self.identities.next(u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX));
             let document = store::document(id, &self.settings.company, &self.settings.writer, &filled);
-            let (windows, histogram, started) = (self.windows, &self.metrics.insert_seconds, Instant::now());
+            let (windows, metrics, started) = (self.windows, self.metrics, Instant::now());
+            let summary = filled.summary;
             let insert = async move {
-                store::insert(windows, document).await?;
-                histogram.observe(started.elapsed().as_secs_f64());
-                Ok(())
+                if store::insert(windows, document).await? == Stored::Settled {
+                    metrics.settled.inc();
+                }
+                metrics.insert_duration.observe(started.elapsed().as_secs_f64());
+                metrics.window_duration.observe((summary.last_at - summary.first_at) as f64 / 1000.0);
+                Ok(summary.count)
             };
             self.insert = insert.boxed().fuse();
         }
         Ok(())
     }
 
-    fn stored(&mut self, stored: anyhow::Result<()>) -> anyhow::Result<()> {
-        stored?;
+    fn stored(&mut self, stored: anyhow::Result<u32>) -> anyhow::Result<()> {
+        let count = stored?;
         self.metrics.windows.inc();
-        self.metrics.stored.inc_by(u64::from(self.settings.batch_size.get()));
+        self.metrics.stored.inc_by(u64::from(count));
+        self.metrics.marks_sources.set(self.pipeline.marks().sources() as i64);
+        self.metrics.marks_ranges.set(self.pipeline.marks().ranges() as i64);
         self.pipeline.inserted();
         Ok(())
+    }
+
+    /// How long the window that is being filled may still wait for events; `None` when it may for ever.
+    fn flush_in(&self, now: i64) -> Option<Duration> {
+        let (after, since) = (self.settings.flush_after?, self.pipeline.pending_since()?);
+        Some(after.saturating_sub(Duration::from_millis(u64::try_from(now - since).unwrap_or(0))))
     }
 
     /// Takes a delivery and those that have arrived with it: one turn of the loop for each would cost more than the event.
@@ -165,21 +232,33 @@ impl<'a> Session<'a> {
         let now = now_ms();
         let mut next = Some(first);
         let mut left = self.settings.batch_size.get();
+        let (mut received, mut counted, mut skipped, mut newest) = (0, 0, 0, None);
         while let Some(delivery) = next.take() {
             match intake::read(&self.settings.company, &delivery.data, &delivery.properties, now) {
                 Ok(reading) => {
-                    self.metrics.events.inc();
-                    self.pipeline.take(delivery.delivery_tag, &reading);
+                    newest = Some(reading.at);
+                    match self.pipeline.take(delivery.delivery_tag, &reading, now) {
+                        Taken::Counted => counted += 1,
+                        Taken::Skipped => skipped += 1,
+                    }
                 }
                 Err(reason) => self.divert(delivery, reason).await?,
             }
+            received += 1;
             left -= 1;
             // A bounded round, so that inserts and acknowledgements get their turn under any load.
             if left > 0 {
                 next = self.deliveries.next().now_or_never().map(delivered).transpose()?;
             }
         }
-        self.metrics.pending.set(i64::from(self.pipeline.pending()));
+        // Once a round: shared counters cost as much as an event's own work.
+        self.metrics.received.inc_by(received);
+        self.metrics.counted.inc_by(counted);
+        self.metrics.skipped.inc_by(skipped);
+        self.metrics.window_events.set(i64::from(self.pipeline.pending()));
+        if let Some(at) = newest {
+            self.metrics.lag.set((now - at) as f64 / 1000.0);
+        }
         Ok(())
     }
 

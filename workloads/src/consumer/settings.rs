@@ -2,10 +2,12 @@
 //! Rule: every wrong value is found before the first connection.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use wire::queue::QueueType;
 use wire::{Symbol, env};
 
+use super::verify;
 use crate::database::{self, DatabaseArgs};
 use crate::publisher::settings::queue_type;
 use crate::settings::{Port, Result, batch_size, given, required, wrong};
@@ -17,6 +19,9 @@ const PROGRAM: &str = "stock-consumer";
 #[derive(Clone, Default, clap::Parser)]
 #[command(name = PROGRAM, version, about = "Averages the trades of one company and stores each window")]
 pub struct Args {
+    /// What to do instead of consuming.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// The queue to read; it is the company's symbol.
     #[arg(long, env = env::QUEUE_NAME)]
     pub queue_name: Option<String>,
@@ -29,6 +34,9 @@ pub struct Args {
     /// Events per window. Default 1000.
     #[arg(long, env = env::BATCH_SIZE)]
     pub batch_size: Option<String>,
+    /// Milliseconds after its first event that a window is closed although it is short. Never unless set.
+    #[arg(long, env = env::FLUSH_AFTER)]
+    pub flush_after: Option<String>,
     /// Type of a queue that does not exist yet: quorum or classic. Default quorum.
     #[arg(long, env = env::QUEUE_TYPE)]
     pub queue_type: Option<String>,
@@ -43,6 +51,13 @@ pub struct Args {
     pub logs: telemetry::LogArgs,
 }
 
+/// What a consumer's program does besides consuming.
+#[derive(Clone, clap::Subcommand)]
+pub enum Command {
+    /// Read the stored windows and prove that every event is in them exactly once.
+    Verify(verify::Args),
+}
+
 /// Checked settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -54,10 +69,14 @@ pub struct Settings {
     pub database: database::Address,
     /// Events per window.
     pub batch_size: NonZeroU32,
+    /// How long a short window waits for more events; for ever unless set.
+    pub flush_after: Option<Duration>,
     /// Type of a queue that does not exist yet.
     pub queue_type: QueueType,
     /// Port of health and metrics.
     pub port: Port,
+    /// Name of this pod, where there is one.
+    pub pod: Option<String>,
     /// This process, as each window names it: pod and a random part, for a pod's name outlives its processes.
     pub writer: String,
 }
@@ -70,17 +89,27 @@ impl Settings {
     pub async fn parse(args: &Args) -> Result<Self> {
         let company =
             required(env::QUEUE_NAME, args.queue_name.as_deref(), "set it to the company's symbol, for example MSFT")?;
-        let pod = given(args.pod_name.as_deref()).unwrap_or(PROGRAM);
+        let pod = given(args.pod_name.as_deref());
         Ok(Self {
             company: company.parse().map_err(|error| wrong(env::QUEUE_NAME, error))?,
             batch_size: batch_size(args.batch_size.as_deref())?,
+            flush_after: flush_after(args.flush_after.as_deref())?,
             broker: broker::Address::parse(args.rabbitmq_url.as_deref())?,
             database: database::Address::parse(&args.database, PROGRAM).await?,
             queue_type: queue_type(args.queue_type.as_deref())?,
             port: Port::parse(env::METRICS_PORT, args.metrics_port.as_deref(), env::default::METRICS_PORT)?,
-            writer: format!("{pod}/{:08x}", rand::random::<u32>()),
+            writer: format!("{}/{:08x}", pod.unwrap_or(PROGRAM), rand::random::<u32>()),
+            pod: pod.map(str::to_owned),
         })
     }
+}
+
+fn flush_after(value: Option<&str>) -> Result<Option<Duration>> {
+    let Some(text) = given(value) else { return Ok(None) };
+    let milliseconds = text.parse().ok().filter(|milliseconds: &f64| *milliseconds >= 1.0);
+    let after = milliseconds.and_then(|milliseconds| Duration::try_from_secs_f64(milliseconds / 1000.0).ok());
+    let remedy = "set milliseconds from 1 up such as 30000, or leave it unset for windows of exactly BATCH_SIZE events";
+    after.map(Some).ok_or_else(|| wrong(env::FLUSH_AFTER, format!("{text:?} is not accepted; {remedy}")))
 }
 
 #[cfg(test)]
@@ -125,6 +154,11 @@ mod tests {
             (
                 Args { batch_size: Some("0".into()), ..args() },
                 "BATCH_SIZE: 0 is not accepted; set a whole number from 1 to 32767",
+            ),
+            (
+                Args { flush_after: Some("30s".into()), ..args() },
+                "FLUSH_AFTER: \"30s\" is not accepted; set milliseconds from 1 up such as 30000, \
+                 or leave it unset for windows of exactly BATCH_SIZE events",
             ),
             (
                 Args { rabbitmq_url: None, ..args() },

@@ -1,32 +1,45 @@
 //! The consumer's view of the database: where the company stands, and one insert per window.
-//! Rule: a document is written once, with majority and journal; a key that exists already means that another consumer was first.
+//! Rule: nothing is believed that a majority has not; a document is written once, and an outcome nobody told is found out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use mongodb::Collection;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use tokio::time::timeout;
+use mongodb::error::{Error, ErrorKind, WriteFailure};
+use mongodb::options::ReadConcern;
+use tokio::time::{Instant, sleep, timeout};
 use wire::Symbol;
 use wire::window::field;
 
+use super::marks::{Marks, Seen};
 use super::pipeline::Filled;
+use super::ranges::Ranges;
 use crate::database::{self, explain, is_duplicate_key};
 
 /// A command without an answer for so long has lost its server; the driver itself would wait for ever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for one attempt at an insert. The next attempt does no harm, and after an election it is what succeeds.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an unknown outcome is looked after before the session ends and another consumer may try: an election takes 3 s.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause between two attempts.
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is stored of a company.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Newest {
     /// Identity of the newest document, of whatever program.
     pub id: Option<ObjectId>,
     /// Number that the next window gets.
     pub next_number: i64,
+    /// Every event in the windows up to there.
+    pub marks: Marks,
 }
 
-/// Makes the indexes and reads where the company stands.
+/// Reads where the company stands.
 ///
 /// # Errors
 /// When the database does not answer or refuses.
@@ -36,37 +49,37 @@ pub async fn newest(windows: &Collection<Document>, company: &Symbol) -> anyhow:
         .map_err(|_| anyhow!("cannot read where the company stands: no answer within {ANSWER_TIMEOUT:?}"))?
 }
 
+// What only some members have may be rolled back after an election. Events skipped because of such a window would be lost,
+// so only what a majority has is read (MongoDB manual, "Read Concern majority"). It may lag; then the unique index refuses
+// our window and we read again.
 async fn read_newest(windows: &Collection<Document>, company: &Symbol) -> anyhow::Result<Newest> {
-    database::make_indexes(windows).await.map_err(in_words).context("cannot make the indexes")?;
     let newest = windows
         .find_one(doc! {field::COMPANY: company.as_str()})
         .sort(doc! {field::ID: -1})
         .projection(doc! {field::ID: 1})
+        .read_concern(ReadConcern::majority())
         .await
         .map_err(in_words)
         .context("cannot read the newest document")?;
     let numbered = windows
         .find_one(doc! {field::COMPANY: company.as_str(), field::WINDOW: {"$type": "number"}})
         .sort(doc! {field::WINDOW: -1})
-        .projection(doc! {field::WINDOW: 1})
+        .projection(doc! {field::WINDOW: 1, field::MARKS: 1})
+        .read_concern(ReadConcern::majority())
         .await
         .map_err(in_words)
         .context("cannot read the newest window")?;
     let id = newest.and_then(|document| document.get_object_id(field::ID).ok());
-    let next_number = match numbered {
-        None => 0,
-        // To begin at 0 beside windows that cannot be read would be refused for ever.
-        Some(document) => {
-            let number = document.get(field::WINDOW).and_then(whole_number);
-            1 + number
-                .with_context(|| format!("the newest window of {company} has no whole number: correct the document"))?
-        }
-    };
-    Ok(Newest { id, next_number })
+    let Some(document) = numbered else { return Ok(Newest { id, ..Newest::default() }) };
+    // To begin at 0 beside windows that cannot be read would be refused for ever.
+    let number = document.get(field::WINDOW).and_then(whole_number);
+    let number =
+        number.with_context(|| format!("the newest window of {company} has no whole number: correct the document"))?;
+    Ok(Newest { id, next_number: number + 1, marks: marks(&document) })
 }
 
 /// Restored or edited documents may hold a number in another of the database's types.
-fn whole_number(value: &Bson) -> Option<i64> {
+pub(super) fn whole_number(value: &Bson) -> Option<i64> {
     match value {
         Bson::Int64(number) => Some(*number),
         Bson::Int32(number) => Some(i64::from(*number)),
@@ -75,22 +88,78 @@ fn whole_number(value: &Bson) -> Option<i64> {
     }
 }
 
-/// Writes one window.
+/// How a window came to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// The database said so.
+    Told,
+    /// Nobody said so; it was found to be there.
+    Settled,
+}
+
+/// Writes one window, and finds out what became of it when nobody tells.
+///
+/// The same document is written until it is known to be there: its `_id` and its number are unique, so it is there at most once.
+/// If the number is taken, the document that has it tells whether it is this one.
 ///
 /// # Errors
-/// When it is not known to be stored; the caller drops its state and reads again.
-pub async fn insert(windows: &Collection<Document>, document: Document) -> anyhow::Result<()> {
-    match timeout(ANSWER_TIMEOUT, windows.insert_one(document)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) if is_duplicate_key(&error) => {
-            Err(anyhow!("another consumer of this company stored this window first; reading where it stands"))
+/// When another document has the number, the database refuses, or nothing is known for [`SETTLE_TIMEOUT`]. The caller drops
+/// its state and reads again.
+pub async fn insert(windows: &Collection<Document>, document: Document) -> anyhow::Result<Stored> {
+    let deadline = Instant::now() + SETTLE_TIMEOUT;
+    let mut told = true;
+    loop {
+        let unknown = match timeout(ATTEMPT_TIMEOUT, windows.insert_one(document.clone())).await {
+            Ok(Ok(_)) => return Ok(if told { Stored::Told } else { Stored::Settled }),
+            Ok(Err(error)) if is_duplicate_key(&error) => {
+                match timeout(ATTEMPT_TIMEOUT, owner(windows, &document)).await {
+                    Ok(Ok(Some(id))) if Some(&id) == document.get(field::ID) => return Ok(Stored::Settled),
+                    Ok(Ok(Some(_))) => {
+                        return Err(anyhow!(
+                            "another consumer of this company stored this window first; reading where it stands"
+                        ));
+                    }
+                    // It is there, but not yet on a majority.
+                    Ok(Ok(None)) => anyhow!("it waits for a majority"),
+                    Ok(Err(error)) => in_words(error),
+                    Err(_) => anyhow!("no answer within {ATTEMPT_TIMEOUT:?}"),
+                }
+            }
+            Ok(Err(error)) if is_refusal(&error) => return Err(in_words(error)).context("cannot store a window"),
+            Ok(Err(error)) => in_words(error),
+            Err(_) => anyhow!("no answer within {ATTEMPT_TIMEOUT:?}"),
+        };
+        if Instant::now() >= deadline {
+            return Err(
+                unknown.context("it is not known whether a window was stored; reading where the company stands")
+            );
         }
-        Ok(Err(error)) => Err(in_words(error)).context("cannot store a window"),
-        Err(_) => Err(anyhow!("cannot store a window: no answer within {ANSWER_TIMEOUT:?}")),
+        if std::mem::replace(&mut told, false) {
+            tracing::info!("a window's insert has no outcome ({unknown:#}), finding it out");
+        }
+        sleep(SETTLE_PAUSE).await;
     }
 }
 
-fn in_words(error: mongodb::error::Error) -> anyhow::Error {
+/// Identity of the document that has this one's number, once a majority has it.
+async fn owner(windows: &Collection<Document>, document: &Document) -> mongodb::error::Result<Option<Bson>> {
+    let number = doc! {field::COMPANY: document.get(field::COMPANY), field::WINDOW: document.get(field::WINDOW)};
+    let found = windows.find_one(number).projection(doc! {field::ID: 1}).read_concern(ReadConcern::majority()).await?;
+    Ok(found.and_then(|mut found| found.remove(field::ID)))
+}
+
+/// The database has judged the document and does not want it: the next attempt would end alike.
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        &*error.kind,
+        ErrorKind::Write(WriteFailure::WriteError(_))
+            | ErrorKind::Authentication { .. }
+            | ErrorKind::InvalidArgument { .. }
+            | ErrorKind::BsonSerialization(_)
+    )
+}
+
+fn in_words(error: Error) -> anyhow::Error {
     anyhow!(explain(&error))
 }
 
@@ -112,10 +181,99 @@ pub fn document(id: ObjectId, company: &Symbol, writer: &str, filled: &Filled) -
         field::SELLS: i64::from(summary.sells),
         field::FIRST_AT: DateTime::from_millis(summary.first_at),
         field::LAST_AT: DateTime::from_millis(summary.last_at),
-        field::WRITER: writer,
     };
     if summary.unsequenced > 0 {
         document.insert(field::UNSEQUENCED, i64::from(summary.unsequenced));
     }
+    document.insert(field::SEQUENCES, sequences_to_bson(&summary.sequences));
+    document.insert(field::MARKS, marks_to_bson(&filled.marks));
+    document.insert(field::WRITER, writer);
     document
+}
+
+fn sequences_to_bson(sequences: &BTreeMap<String, Ranges>) -> Vec<Document> {
+    sequences
+        .iter()
+        .map(|(source, ranges)| doc! {field::SOURCE: source, field::RANGES: ranges_to_bson(ranges)})
+        .collect()
+}
+
+fn marks_to_bson(marks: &Marks) -> Vec<Document> {
+    marks
+        .iter()
+        .map(|(source, seen)| {
+            doc! {
+                field::SOURCE: source,
+                field::RANGES: ranges_to_bson(&seen.ranges),
+                field::AT: DateTime::from_millis(seen.at),
+            }
+        })
+        .collect()
+}
+
+// Sequence numbers come from a signed 64-bit header, so they fit.
+fn ranges_to_bson(ranges: &Ranges) -> Vec<Bson> {
+    ranges.iter().flat_map(|(first, last)| [Bson::Int64(first as i64), Bson::Int64(last as i64)]).collect()
+}
+
+/// The marks a document carries; windows of before there were marks have none.
+fn marks(document: &Document) -> Marks {
+    let sources = document.get_array(field::MARKS).into_iter().flatten().filter_map(Bson::as_document);
+    sources
+        .filter_map(|one| {
+            let (source, ranges) = source_and_ranges(one)?;
+            let at = one.get_datetime(field::AT).map_or(0, |at| at.timestamp_millis());
+            Some((source, Seen { ranges: ranges.into_iter().collect(), at }))
+        })
+        .collect()
+}
+
+/// Source and ranges of one element of [`field::SEQUENCES`] or [`field::MARKS`]; `None` when it is none.
+pub(super) fn source_and_ranges(element: &Document) -> Option<(String, Vec<(u64, u64)>)> {
+    let numbers: Option<Vec<u64>> = element
+        .get_array(field::RANGES)
+        .ok()?
+        .iter()
+        .map(|number| whole_number(number).and_then(|number| u64::try_from(number).ok()))
+        .collect();
+    let numbers = numbers?;
+    let ranges = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).filter(|(first, last)| first <= last).collect();
+    Some((element.get_str(field::SOURCE).ok()?.to_owned(), ranges))
+}
+
+/// Makes the indexes; nothing happens when they are there.
+///
+/// # Errors
+/// When the database does not answer or refuses.
+pub async fn make_indexes(windows: &Collection<Document>) -> anyhow::Result<()> {
+    timeout(ANSWER_TIMEOUT, database::make_indexes(windows))
+        .await
+        .map_err(|_| anyhow!("cannot make the indexes: no answer within {ANSWER_TIMEOUT:?}"))?
+        .map_err(in_words)
+        .context("cannot make the indexes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::intake::Sequence;
+    use super::*;
+
+    #[test]
+    fn marks_come_back_from_a_document_as_they_were_written() {
+        let mut written = Marks::default();
+        for number in [0, 1, 2, 7, i64::MAX as u64] {
+            written.insert(Sequence { source: "a", number }, 1_800_000_000_000);
+        }
+        written.insert(Sequence { source: "b", number: 3 }, 1_800_000_000_001);
+        assert_eq!(marks(&doc! {field::MARKS: marks_to_bson(&written)}), written);
+    }
+
+    #[test]
+    fn a_document_without_marks_or_with_damaged_ones_gives_what_can_be_read() {
+        assert_eq!(marks(&doc! {}), Marks::default());
+        let damaged = doc! {field::MARKS: [{"source": "a", "ranges": [0_i32, 5.0, -3, 2]}, {"source": "b", "ranges": [3, 1, 7, 7]}, 7]};
+        let found: Vec<(String, Vec<(u64, u64)>)> =
+            marks(&damaged).iter().map(|(source, seen)| (source.to_owned(), seen.ranges.iter().collect())).collect();
+        assert_eq!(found, [("b".to_owned(), vec![(7, 7)])]);
+    }
 }

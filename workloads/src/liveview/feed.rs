@@ -100,7 +100,8 @@ impl Feed {
     }
 
     async fn open(&self) -> anyhow::Result<Option<ChangeStream<ChangeStreamEvent<Document>>>> {
-        match self.windows.watch().full_document(FullDocumentType::UpdateLookup).await {
+        let lean = windows::without_bookkeeping("fullDocument");
+        match self.windows.watch().pipeline([lean]).full_document(FullDocumentType::UpdateLookup).await {
             Ok(changes) => {
                 tracing::info!("following the database's change stream");
                 Ok(Some(changes))

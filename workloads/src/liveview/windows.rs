@@ -4,16 +4,22 @@
 use futures::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc};
-use wire::window::field;
+use wire::window::{BOOKKEEPING, field};
 use wire::{Symbol, Window};
 
 /// Asks for the newest document of each company.
 ///
 /// Sorted like the index, `$group` with `$first` becomes a DISTINCT_SCAN: one step of the index per company.
 #[must_use]
-pub fn newest_pipeline() -> [Document; 2] {
+pub fn newest_pipeline() -> [Document; 3] {
     let newest = doc! {"_id": format!("${}", field::COMPANY), "newest": {"$first": "$$ROOT"}};
-    [doc! {"$sort": {field::COMPANY: 1, field::ID: -1}}, doc! {"$group": newest}]
+    [doc! {"$sort": {field::COMPANY: 1, field::ID: -1}}, doc! {"$group": newest}, without_bookkeeping("newest")]
+}
+
+/// A stage that leaves out of the document in `parent` what consumers write for consumers.
+#[must_use]
+pub fn without_bookkeeping(parent: &str) -> Document {
+    doc! {"$unset": BOOKKEEPING.map(|name| format!("{parent}.{name}")).to_vec()}
 }
 
 /// The newest window of each company.
@@ -34,7 +40,12 @@ pub async fn of_company(
     company: &Symbol,
     limit: i64,
 ) -> mongodb::error::Result<Vec<Window>> {
-    let found = windows.find(doc! {field::COMPANY: company.as_str()}).sort(doc! {field::ID: -1}).limit(limit).await?;
+    let found = windows
+        .find(doc! {field::COMPANY: company.as_str()})
+        .sort(doc! {field::ID: -1})
+        .limit(limit)
+        .projection(BOOKKEEPING.into_iter().map(|name| (name.to_owned(), Bson::Int32(0))).collect::<Document>())
+        .await?;
     let documents: Vec<Document> = found.try_collect().await?;
     Ok(documents.iter().filter_map(window).collect())
 }

@@ -27,6 +27,9 @@ pub struct Args {
     /// Milliseconds from one event to the next, decimal; 0: as fast as the broker confirms. Default 1.
     #[arg(long, env = env::TICKER_INTERVAL)]
     pub ticker_interval: Option<String>,
+    /// Events per company after whose confirms the program stops by itself. Never unless set.
+    #[arg(long, env = env::COUNT)]
+    pub count: Option<String>,
     /// Seed of the prices; random unless set.
     #[arg(long, env = env::SEED)]
     pub seed: Option<String>,
@@ -56,6 +59,8 @@ pub struct Settings {
     pub broker: broker::Address,
     /// Milliseconds from one event to the next; 0 is no pace.
     pub interval: f64,
+    /// Events to publish per company; without end unless set.
+    pub count: Option<u64>,
     /// Seed of the prices.
     pub seed: u64,
     /// Prices to draw from.
@@ -84,6 +89,9 @@ impl Settings {
                 env::default::TICKER_INTERVAL,
                 "set milliseconds such as 1 or 0.5; 0 publishes as fast as the broker confirms",
             )?,
+            count: given(args.count.as_deref())
+                .map(|text| number(env::COUNT, Some(text), 0, "set a whole number of events, or leave it unset"))
+                .transpose()?,
             seed: number(env::SEED, args.seed.as_deref(), rand::random(), "set a whole number from 0 to 2^64-1")?,
             range: Range::new(
                 amount_of(env::PRICE_MIN, &args.price_min, env::default::PRICE_MIN)?,
@@ -187,6 +195,7 @@ mod tests {
     fn wrong_numbers_are_refused_by_name() {
         let cases = [
             (Args { ticker_interval: Some("-1".into()), ..args() }, "TICKER_INTERVAL: "),
+            (Args { count: Some("1e6".into()), ..args() }, "COUNT: "),
             (Args { seed: Some("abc".into()), ..args() }, "SEED: "),
             (Args { price_min: Some("600".into()), ..args() }, "PRICE_MIN 600 and PRICE_MAX 550: "),
             (Args { queue_type: Some("stream".into()), ..args() }, "QUEUE_TYPE: "),

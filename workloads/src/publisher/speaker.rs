@@ -21,6 +21,7 @@ use super::metrics::CompanyMetrics;
 use super::outbox::{Outbox, Pending};
 use super::pacer::Pacer;
 use super::prices::Prices;
+use super::settings::Settings;
 use crate::backoff::Backoff;
 use crate::broker::{self, Declared};
 
@@ -45,17 +46,32 @@ pub struct Speaker {
     outbox: Outbox,
     metrics: CompanyMetrics,
     told: bool,
+    /// Events still to be made; `None`: without end.
+    left: Option<u64>,
+    began: Option<Instant>,
+    confirmed: u64,
     confirms: VecDeque<(u64, MaybeDone<PublisherConfirm>)>,
 }
 
 impl Speaker {
     /// A new source for this company.
     #[must_use]
-    pub fn new(company: Symbol, prices: Prices, interval: f64, queue_type: QueueType, metrics: CompanyMetrics) -> Self {
+    pub fn new(company: &Symbol, settings: &Settings, metrics: CompanyMetrics) -> Self {
         let source = format!("{:032x}", rand::random::<u128>());
         tracing::info!(%company, source, "a new source");
-        let outbox = Outbox::new(source, WINDOW);
-        Self { company, prices, interval, queue_type, outbox, metrics, told: false, confirms: VecDeque::new() }
+        Self {
+            company: company.clone(),
+            prices: Prices::new(settings.seed, company, settings.range),
+            interval: settings.interval,
+            queue_type: settings.queue_type,
+            outbox: Outbox::new(source, WINDOW),
+            metrics,
+            told: false,
+            left: settings.count,
+            began: None,
+            confirmed: 0,
+            confirms: VecDeque::new(),
+        }
     }
 
     /// Opens the channel. Separate from [`Self::speak`], so that readiness means that every queue is there.
@@ -71,7 +87,7 @@ impl Speaker {
         Ok(channel)
     }
 
-    /// Publishes until `stop`, then waits a bounded time for the last confirms.
+    /// Publishes until `stop` or the last event, then waits a bounded time for the last confirms.
     ///
     /// # Errors
     /// When the channel is lost; the outbox keeps what was not confirmed.
@@ -89,7 +105,7 @@ impl Speaker {
         let start = Instant::now();
         let mut pacer = Pacer::new(self.interval);
         let mut quiet_since = start;
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && !self.is_done() {
             if self.hear()? || self.outbox.is_empty() {
                 quiet_since = Instant::now();
             } else if quiet_since.elapsed() >= NO_CONFIRM {
@@ -109,7 +125,9 @@ impl Speaker {
                 self.send_again(&channel, refused).await?;
                 continue;
             }
-            let due = if self.may_send() { pacer.take(start.elapsed(), self.outbox.room().min(BLOCK)) } else { 0 };
+            let room =
+                self.outbox.room().min(BLOCK).min(self.left.map_or(BLOCK, |left| left.min(BLOCK as u64) as usize));
+            let due = if self.may_send() { pacer.take(start.elapsed(), room) } else { 0 };
             if due > 0 {
                 backoff.reset();
                 self.send_new(&channel, due).await?;
@@ -119,7 +137,7 @@ impl Speaker {
             }
             let wake = pacer
                 .next()
-                .filter(|_| self.may_send())
+                .filter(|_| self.may_send() && self.left != Some(0))
                 .map(|next| (start + next).max(Instant::now() + SHORTEST_SLEEP));
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -128,7 +146,17 @@ impl Speaker {
                 () = sleep_until(quiet_since + NO_CONFIRM), if !self.outbox.is_empty() => {}
             }
         }
-        self.finish(connection).await
+        self.finish(connection).await?;
+        if let (true, Some(began)) = (self.is_done(), self.began) {
+            let seconds = began.elapsed().as_secs_f64();
+            tracing::info!(company = %self.company, confirmed = self.confirmed, seconds, "confirmed");
+        }
+        Ok(())
+    }
+
+    /// Whether all events that were asked for are confirmed.
+    fn is_done(&self) -> bool {
+        self.left == Some(0) && self.outbox.is_empty()
     }
 
     /// The last confirms; what the broker refuses even now goes out again, for a hole in the middle of a source never closes.
@@ -206,13 +234,16 @@ impl Speaker {
             let number =
                 sequence_of(&message.delivery.properties).context("the broker returned a message that is not ours")?;
             let at = message.delivery.properties.timestamp().unwrap_or_default();
+            self.metrics.returned.inc();
             self.refuse(Pending { sequence: number, body: message.delivery.data, at });
         }
         if acked {
             if self.outbox.confirm(sequence) {
+                self.confirmed += 1;
                 self.metrics.confirmed.inc();
             }
         } else if let Some(pending) = self.outbox.get(sequence).cloned() {
+            self.metrics.nacked.inc();
             self.refuse(pending);
         }
         Ok(())
@@ -222,7 +253,6 @@ impl Speaker {
         if !self.outbox.has_refused() {
             tracing::warn!(company = %self.company, sequence = pending.sequence, "the broker refused an event, sending it again");
         }
-        self.metrics.refused.inc();
         self.outbox.refuse(pending);
     }
 
@@ -233,6 +263,8 @@ impl Speaker {
             let event = PriceEvent { company: self.company.as_str().into(), event_type, price };
             block.push(self.outbox.add(serde_json::to_vec(&event)?, at));
         }
+        self.began.get_or_insert_with(Instant::now);
+        self.left = self.left.map(|left| left.saturating_sub(count as u64));
         self.metrics.published.inc_by(count as u64);
         self.send(channel, &block).await
     }

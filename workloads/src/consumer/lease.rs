@@ -1,0 +1,133 @@
+//! Which of a company's consumers works: the one that holds the lease, a document beside the windows that it renews.
+//! Rule: a lease is for order and speed only, safety is the unique index; time is the database's own, so clocks need not agree.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use mongodb::Collection;
+use mongodb::bson::{Document, doc};
+use mongodb::options::{Acknowledgment, CollectionOptions, ReturnDocument, WriteConcern};
+use tokio::time::{Instant, sleep, timeout};
+use wire::Symbol;
+
+use crate::database::{explain, is_duplicate_key};
+
+/// Silence after which a lease may be taken over. An election of the database's takes 3 s, which must not cost the lease.
+const TIME_TO_LIVE: Duration = Duration::from_secs(4);
+/// From one renewal to the next.
+const RENEW: Duration = Duration::from_secs(1);
+/// From one attempt of a standby to the next.
+const ATTEMPT: Duration = Duration::from_millis(500);
+/// Bound of one command.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A holder that could not renew for so long has lost the database and gives way.
+const GIVE_UP: Duration = Duration::from_secs(15);
+
+mod field {
+    pub const HOLDER: &str = "holder";
+    pub const POD: &str = "pod";
+    pub const UNTIL: &str = "until";
+}
+
+/// One consumer's claim to its company.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    leases: Collection<Document>,
+    company: Symbol,
+    holder: String,
+    pod: Option<String>,
+}
+
+impl Lease {
+    /// The lease of `company` in the collection beside `windows`; nothing is claimed yet. `holder` names this process. A process
+    /// in the same `pod` is its predecessor, whose lease it need not wait for.
+    #[must_use]
+    pub fn new(windows: &Collection<Document>, company: &Symbol, holder: &str, pod: Option<&str>) -> Self {
+        let database = windows.client().database(&windows.namespace().db);
+        // What a crash of the primary takes back of it does no harm, so nobody waits for a majority.
+        let written = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
+        let options = CollectionOptions::builder().write_concern(written).build();
+        let leases = database.collection_with_options(&wire::window::leases(windows.name()), options);
+        Self { leases, company: company.clone(), holder: holder.to_owned(), pod: pod.map(str::to_owned) }
+    }
+
+    /// Waits until the lease is ours.
+    ///
+    /// # Errors
+    /// When the database does not answer or refuses.
+    pub async fn acquire(&self) -> anyhow::Result<()> {
+        let mut told = false;
+        loop {
+            match self.claim().await? {
+                None => return Ok(()),
+                Some(holder) if !std::mem::replace(&mut told, true) => {
+                    tracing::info!(company = %self.company, holder, "standing by");
+                }
+                Some(_) => {}
+            }
+            sleep(ATTEMPT).await;
+        }
+    }
+
+    /// Renews the lease for as long as it is ours; gives the reason when it no longer is.
+    pub async fn keep(&self) -> anyhow::Error {
+        let mut renewed = Instant::now();
+        loop {
+            sleep(RENEW).await;
+            match self.claim().await {
+                Ok(None) => renewed = Instant::now(),
+                Ok(Some(holder)) => return anyhow!("{holder} has taken over this company"),
+                Err(error) if renewed.elapsed() >= GIVE_UP => return error.context("the lease could not be renewed"),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Lets another consumer take over at once.
+    pub async fn release(&self) {
+        let ours = doc! {"_id": self.company.as_str(), field::HOLDER: &self.holder};
+        let over = doc! {"$unset": {field::UNTIL: ""}};
+        if let Ok(Err(error)) = timeout(RENEW, self.leases.update_one(ours, over)).await {
+            tracing::debug!("releasing the lease: {}", explain(&error));
+        }
+    }
+
+    /// Takes or renews the lease; gives the name of whoever else holds it.
+    async fn claim(&self) -> anyhow::Result<Option<String>> {
+        let claiming = self
+            .leases
+            .find_one_and_update(doc! {"_id": self.company.as_str()}, self.update())
+            .upsert(true)
+            .return_document(ReturnDocument::After);
+        match timeout(ANSWER_TIMEOUT, claiming).await {
+            Ok(Ok(Some(lease))) => match lease.get_str(field::HOLDER) {
+                Ok(holder) if holder == self.holder => Ok(None),
+                Ok(holder) => Ok(Some(holder.to_owned())),
+                Err(_) => bail!("the lease of {} names no holder: delete the document", self.company),
+            },
+            Ok(Ok(None)) => bail!("the lease of {} was deleted while it was claimed", self.company),
+            // Two made the document at once; the next attempt finds it.
+            Ok(Err(error)) if is_duplicate_key(&error) => Ok(Some("another consumer".to_owned())),
+            Ok(Err(error)) => Err(anyhow!(explain(&error))).context("cannot claim the company's lease"),
+            Err(_) => bail!("cannot claim the company's lease: no answer within {ANSWER_TIMEOUT:?}"),
+        }
+    }
+
+    /// Changes the document only when the lease is free or ours: one command decides, by the database's clock.
+    fn update(&self) -> Vec<Document> {
+        let literal = |text: &str| doc! {"$literal": text};
+        let current = |name: &str| format!("${name}");
+        let mut free = vec![
+            doc! {"$eq": [current(field::HOLDER), literal(&self.holder)]},
+            // A missing time is less than any.
+            doc! {"$lte": [current(field::UNTIL), "$$NOW"]},
+        ];
+        free.extend(self.pod.iter().map(|pod| doc! {"$eq": [current(field::POD), literal(pod)]}));
+        let ours = |value: Document, name: &str| doc! {"$cond": [{"$or": &free}, value, current(name)]};
+        vec![doc! {"$set": {
+            field::HOLDER: ours(literal(&self.holder), field::HOLDER),
+            field::POD: ours(literal(self.pod.as_deref().unwrap_or_default()), field::POD),
+            field::UNTIL: ours(doc! {"$add": ["$$NOW", TIME_TO_LIVE.as_millis() as i64]}, field::UNTIL),
+        }}]
+    }
+}

@@ -1,0 +1,158 @@
+//! A set of sequence numbers as the few ranges they form: what a publisher numbers 0, 1, 2, … is one range, whatever its length.
+//! Rule: pure; ranges ascend and neither touch nor overlap, so equal sets are equal values.
+
+/// A set of whole numbers. A number that a database can hold is at most `i64::MAX`, so a successor always exists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ranges(Vec<Range>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Range {
+    first: u64,
+    last: u64,
+}
+
+impl Ranges {
+    /// Adds a number; whether it was not there before.
+    pub fn insert(&mut self, number: u64) -> bool {
+        // Numbers come nearly always in order.
+        if let Some(newest) = self.0.last_mut()
+            && newest.last.checked_add(1) == Some(number)
+        {
+            newest.last = number;
+            return true;
+        }
+        let index = self.0.partition_point(|range| range.last < number);
+        if self.0.get(index).is_some_and(|range| range.first <= number) {
+            return false;
+        }
+        let joins_left = index > 0 && self.0[index - 1].last + 1 == number;
+        let joins_right = self.0.get(index).is_some_and(|range| range.first == number + 1);
+        match (joins_left, joins_right) {
+            (true, true) => {
+                self.0[index - 1].last = self.0[index].last;
+                self.0.remove(index);
+            }
+            (true, false) => self.0[index - 1].last = number,
+            (false, true) => self.0[index].first = number,
+            (false, false) => self.0.insert(index, Range { first: number, last: number }),
+        }
+        true
+    }
+
+    /// Adds a range; how many of its numbers were there before.
+    pub fn insert_range(&mut self, first: u64, last: u64) -> u64 {
+        let touching = |range: &Range| range.last.saturating_add(1) >= first && range.first <= last.saturating_add(1);
+        let start =
+            self.0.iter().position(touching).unwrap_or_else(|| self.0.partition_point(|range| range.last < first));
+        let end = start + self.0[start..].iter().take_while(|range| touching(range)).count();
+        let (mut joined, mut known) = (Range { first, last }, 0);
+        for range in self.0.drain(start..end) {
+            let (low, high) = (range.first.max(first), range.last.min(last));
+            known += if low <= high { high - low + 1 } else { 0 };
+            joined = Range { first: joined.first.min(range.first), last: joined.last.max(range.last) };
+        }
+        self.0.insert(start, joined);
+        known
+    }
+
+    /// Whether a number is there.
+    #[must_use]
+    pub fn contains(&self, number: u64) -> bool {
+        let index = self.0.partition_point(|range| range.last < number);
+        self.0.get(index).is_some_and(|range| range.first <= number)
+    }
+
+    /// How many numbers there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|range| range.last - range.first + 1).sum()
+    }
+
+    /// The highest number.
+    #[must_use]
+    pub fn highest(&self) -> Option<u64> {
+        self.0.last().map(|range| range.last)
+    }
+
+    /// How many ranges they form.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no number.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Forgets the lowest numbers until at most `ranges` ranges are left.
+    pub fn keep_highest(&mut self, ranges: usize) {
+        let surplus = self.0.len().saturating_sub(ranges);
+        self.0.drain(..surplus);
+    }
+
+    /// First and last number of each range, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter().map(|range| (range.first, range.last))
+    }
+}
+
+impl FromIterator<(u64, u64)> for Ranges {
+    fn from_iter<T: IntoIterator<Item = (u64, u64)>>(ranges: T) -> Self {
+        let mut set = Self::default();
+        for (first, last) in ranges {
+            set.insert_range(first, last);
+        }
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ranges(set: &Ranges) -> Vec<(u64, u64)> {
+        set.iter().collect()
+    }
+
+    #[test]
+    fn numbers_in_order_are_one_range_and_a_late_one_closes_its_hole() {
+        let mut set = Ranges::default();
+        assert!([0, 1, 2, 5, 4].iter().all(|number| set.insert(*number)));
+        assert_eq!(ranges(&set), [(0, 2), (4, 5)]);
+        assert!(!set.insert(4));
+        assert!(set.insert(3));
+        assert_eq!(ranges(&set), [(0, 5)]);
+        assert_eq!((set.count(), set.highest(), set.contains(3), set.contains(6)), (6, Some(5), true, false));
+    }
+
+    #[test]
+    fn the_lowest_are_forgotten_first() {
+        let mut set: Ranges = [(0, 1), (3, 4), (6, 7)].into_iter().collect();
+        set.keep_highest(2);
+        assert_eq!(ranges(&set), [(3, 4), (6, 7)]);
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_are_the_set_of_what_was_inserted(steps in proptest::collection::vec((0_u64..60, 0_u64..6), 0..60)) {
+            let (mut set, mut model) = (Ranges::default(), BTreeSet::new());
+            for (first, width) in steps {
+                if width == 0 {
+                    prop_assert_eq!(set.insert(first), model.insert(first));
+                } else {
+                    let known = (first..=first + width).filter(|number| !model.insert(*number)).count() as u64;
+                    prop_assert_eq!(set.insert_range(first, first + width), known);
+                }
+                prop_assert_eq!(set.count(), model.len() as u64);
+                prop_assert!((0..70).all(|number| set.contains(number) == model.contains(&number)));
+                prop_assert!(ranges(&set).windows(2).all(|pair| pair[0].1 + 1 < pair[1].0), "{:?}", set);
+            }
+        }
+    }
+}
