@@ -28,6 +28,8 @@ pub const PRICE_MIN: &str = "PRICE_MIN";
 pub const PRICE_MAX: &str = "PRICE_MAX";
 /// Events per window.
 pub const BATCH_SIZE: &str = "BATCH_SIZE";
+/// Milliseconds after its first event that a window is closed although it is short; unset: never.
+pub const FLUSH_AFTER: &str = "FLUSH_AFTER";
 /// Type a queue is declared with: `quorum` or `classic`.
 pub const QUEUE_TYPE: &str = "QUEUE_TYPE";
 /// Port of `/healthz`, `/readyz` and `/metrics` of publisher and consumer.
