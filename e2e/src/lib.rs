@@ -9,6 +9,7 @@ pub mod kubectl;
 pub mod operator_pod;
 pub mod page;
 pub mod space;
+pub mod verify;
 pub mod wait;
 
 pub use space::{Kind, Space, with_namespace};

@@ -9,6 +9,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 use kube::{Client, ResourceExt};
 
 use crate::forward::Forward;
+use crate::space::is_ready;
 use crate::wait_until;
 
 /// Labels of the operator's pods, as the chart sets them.
@@ -43,12 +44,7 @@ pub async fn back(client: &Client, killed: &[String]) -> Result<()> {
     wait_until("the operator runs again", Duration::from_secs(60), async || {
         let found = pods.list(&ListParams::default().labels(SELECTOR)).await?.items;
         let new: Vec<&Pod> = found.iter().filter(|pod| !killed.contains(&pod.name_any())).collect();
-        let conditions = new.iter().filter_map(|pod| pod.status.as_ref()?.conditions.as_ref()).flatten();
-        ensure!(
-            conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
-            "{} new pods, none ready",
-            new.len()
-        );
+        ensure!(new.iter().any(|pod| is_ready(pod)), "{} new pods, none ready", new.len());
         Ok(())
     })
     .await

@@ -193,3 +193,9 @@ impl Space {
         Ok(self.api::<K>().list(&ListParams::default().labels(labels)).await?.items)
     }
 }
+
+/// Whether a pod is ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

@@ -5,6 +5,7 @@ mod bad_input;
 mod companies;
 mod delete;
 mod drift;
+mod exactly_once;
 mod install;
 mod operator_killed;
 mod replicas;

@@ -44,7 +44,12 @@ impl Default for Metrics {
         let passes = Family::default();
         registry.register("reconciliations", "Passes over a pipeline, by result", passes.clone());
         let pass_seconds = Histogram::new(exponential_buckets(0.005, 2.0, 12));
-        registry.register_with_unit("reconciliation", "Duration of a pass", Unit::Seconds, pass_seconds.clone());
+        registry.register_with_unit(
+            "reconciliation_duration",
+            "Duration of a pass",
+            Unit::Seconds,
+            pass_seconds.clone(),
+        );
         let writes = Family::default();
         registry.register("writes", "Writes to the API server, by verb and kind", writes.clone());
         let leading = Gauge::default();

@@ -37,6 +37,8 @@ pub struct Company {
     pub slug: String,
     /// Time from one event to the next.
     pub interval: Duration,
+    /// Consumers, of which one works.
+    pub consumers: i32,
     /// Lowest price, inclusive.
     pub price_min: f64,
     /// Highest price, exclusive.
@@ -62,6 +64,8 @@ pub struct Plan {
     pub seed: Option<i64>,
     /// Events per window.
     pub batch_size: i32,
+    /// Time after which a short window is stored; none: never.
+    pub flush_after: Option<Duration>,
     /// How publisher pods run.
     pub publisher: Template,
     /// How consumer pods run.
@@ -110,6 +114,7 @@ impl Plan {
                 slug: names::slug(&company.symbol),
                 symbol: company.symbol.clone(),
                 interval: Duration::from_secs(1) / rate.unsigned_abs(),
+                consumers: spec.consumers_of(company),
                 price_min: price.min,
                 price_max: price.max,
             });
@@ -126,6 +131,7 @@ impl Plan {
             publishing: spec.publisher.enabled,
             seed: spec.publisher.seed,
             batch_size: spec.consumer.batch_size,
+            flush_after: spec.consumer.flush_after.map(Duration::from),
             publisher: spec.publisher.template.clone(),
             consumer: spec.consumer.template.clone(),
             broker: spec.broker.clone(),

@@ -112,7 +112,8 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     let broker = set(seen, now, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref());
     let database = set(seen, now, Part::Database, "DatabaseReady", spec.database.replicas, seen.database.as_ref());
     let publishers = deployed(seen, now, Part::Publisher, "PublishersReady", publishers);
-    let consumers = deployed(seen, now, Part::Consumer, "ConsumersReady", company_count);
+    let consumers = spec.companies.iter().map(|company| spec.consumers_of(company)).sum();
+    let consumers = deployed(seen, now, Part::Consumer, "ConsumersReady", consumers);
     let liveview = deployed(seen, now, Part::Liveview, "LiveviewReady", spec.liveview.replicas);
     let edge = deployed(seen, now, Part::Edge, "EdgeReady", spec.edge.replicas);
 
@@ -252,9 +253,11 @@ fn deployed(seen: &Seen, now: Timestamp, part: Part, type_: &'static str, wanted
     let (mut ready, mut current) = (0, true);
     for deployment in live {
         let status = deployment.status.as_ref();
-        ready += status.map_or(0, |status| {
+        let new = status.map_or(0, |status| {
             new_and_ready(status.replicas.unwrap_or(0), status.updated_replicas, status.ready_replicas)
         });
+        // One company's pod too many makes up for none of another's.
+        ready += new.min(deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1));
         current &= status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
     }
     judge(seen, now, part, type_, ready.min(wanted), wanted, current)

@@ -125,6 +125,11 @@ async fn the_application_may_use_its_own_database_and_no_other() {
     windows.insert_one(doc! {"company": "MSFT"}).await.unwrap();
     drop(windows.watch().await.unwrap());
     windows.drop().await.unwrap();
+    // As the consumers keep their lease: a second collection, by the server's clock.
+    let leases = own.collection::<Document>("permissions.leases");
+    let hold = vec![doc! {"$set": {"holder": "one", "until": {"$add": ["$$NOW", 4000]}}}];
+    leases.update_one(doc! {"_id": "MSFT"}, hold).upsert(true).await.unwrap();
+    leases.drop().await.unwrap();
 
     let other = client.database("other").collection::<Document>("stocks");
     assert!(other.insert_one(doc! {}).await.is_err());

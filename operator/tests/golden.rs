@@ -2,6 +2,7 @@
 //! `make golden` writes the files anew; read the diff before you commit it.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
 use operator::crd::StockPipeline;
 use operator::objects::{self, Objects};
@@ -135,13 +136,72 @@ fn a_password_is_in_no_pod_template_and_in_no_config_map() {
 fn a_new_company_changes_no_object_of_the_others() {
     let before = build(&read("demo"));
     let mut pipeline = read("demo");
-    pipeline.spec.companies.push(operator::crd::Company { symbol: "NVDA".into(), rate: None, price: None });
+    pipeline.spec.companies.push(operator::crd::Company {
+        symbol: "NVDA".into(),
+        rate: None,
+        consumers: None,
+        price: None,
+    });
     let after = build(&pipeline);
     for old in &before.deployments {
         let new = after.deployments.iter().find(|new| new.metadata.name == old.metadata.name).unwrap();
         assert_eq!(yaml(old), yaml(new));
     }
     assert_eq!(templates_of_sets(&before), templates_of_sets(&after));
+}
+
+/// Per Deployment of the consumers: its name, its pods, and whether a disruption budget selects the same pods.
+fn consumers(pipeline: &StockPipeline) -> Vec<(String, i32, bool)> {
+    let objects = build(pipeline);
+    let consumers = objects
+        .deployments
+        .iter()
+        .filter(|deployment| deployment.metadata.name.as_ref().unwrap().contains("-consumer-"));
+    consumers
+        .map(|deployment| {
+            let spec = deployment.spec.as_ref().unwrap();
+            let mut budgets = objects.pod_disruption_budgets.iter().map(|budget| budget.spec.as_ref().unwrap());
+            let protected = budgets.any(|budget| budget.selector.as_ref() == Some(&spec.selector));
+            (deployment.metadata.name.clone().unwrap(), spec.replicas.unwrap(), protected)
+        })
+        .collect()
+}
+
+#[test]
+fn each_company_has_the_consumers_it_asks_for_and_several_share_a_disruption_budget_of_their_own() {
+    let mut pipeline = read("demo");
+    let of = |company: &str, replicas: i32| (format!("demo-consumer-{company}"), replicas, replicas > 1);
+    assert_eq!(consumers(&pipeline), [of("msft", 1), of("tsla", 1), of("aapl", 1)]);
+    pipeline.spec.consumer.replicas = 2;
+    pipeline.spec.companies[1].consumers = Some(1);
+    pipeline.spec.companies[2].consumers = Some(3);
+    assert_eq!(consumers(&pipeline), [of("msft", 2), of("tsla", 1), of("aapl", 3)]);
+}
+
+#[test]
+fn a_consumer_that_replaces_another_is_up_before_that_one_ends() {
+    for deployment in build(&read("demo")).deployments {
+        let rolling = deployment.spec.unwrap().strategy.unwrap().rolling_update;
+        if deployment.metadata.name.unwrap().contains("-consumer-") {
+            assert_eq!(rolling.unwrap().max_unavailable, Some(IntOrString::Int(0)));
+        }
+    }
+}
+
+#[test]
+fn a_duration_as_people_write_it_reaches_the_consumers_in_milliseconds() {
+    let mut pipeline = read("demo");
+    assert!(!documents(build(&pipeline)).contains(wire::env::FLUSH_AFTER), "unset: windows of exactly batchSize");
+    for (text, milliseconds) in [("30s", "30000"), ("1m30s", "90000"), ("1.5s", "1500"), ("2h", "7200000")] {
+        pipeline.spec.consumer.flush_after = Some(text.parse().unwrap());
+        let objects = build(&pipeline);
+        let consumer =
+            objects.deployments.iter().find(|one| one.metadata.name.as_deref() == Some("demo-consumer-msft"));
+        let pod = consumer.unwrap().spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+        let variables = pod.containers[0].env.as_ref().unwrap();
+        let value = variables.iter().find(|variable| variable.name == wire::env::FLUSH_AFTER).unwrap().value.clone();
+        assert_eq!(value.as_deref(), Some(milliseconds), "{text}");
+    }
 }
 
 #[test]

@@ -280,6 +280,33 @@ async fn removing_a_company_removes_its_children_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn consumers_that_stand_by_come_with_a_disruption_budget_and_go_with_it() {
+    let world = World::new().await;
+    world.create("demo", &["MSFT", "TSLA"]).await;
+    let alone = world.all_children(21).await;
+    let pods = async |replicas: i32, flush_after: Option<&str>, children: usize| {
+        let change = json!({"spec": {"consumer": {"replicas": replicas, "flushAfter": flush_after}}});
+        world.api::<StockPipeline>().patch("demo", &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
+        let children = world.all_children(children).await;
+        until("each consumer has its pods", || async {
+            let consumers = world.api::<Deployment>().get("demo-consumer-tsla").await.unwrap();
+            (consumers.spec?.replicas == Some(replicas)).then_some(())
+        })
+        .await;
+        children
+    };
+    let with_standbys = pods(3, Some("1m30s"), 23).await;
+    assert!(with_standbys.contains_key("PodDisruptionBudget/demo-consumer-msft"), "{with_standbys:?}");
+    // The number of pods is in no template: a standby that comes or goes replaces no pod.
+    let template = async || world.api::<Deployment>().get("demo-consumer-msft").await.unwrap().spec.unwrap().template;
+    let before = template().await;
+    let without = pods(1, Some("1m30s"), 21).await;
+    assert!(without.keys().eq(alone.keys()), "{without:?}");
+    assert_eq!(template().await, before);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn an_object_of_somebody_else_is_left_alone_and_named_in_the_status() {
     let world = World::new().await;
     let foreign = ConfigMap {
@@ -326,6 +353,8 @@ async fn symbols_that_look_alike_get_children_of_their_own() {
     world.end().await;
 }
 
+const FLUSH_AFTER: &str = "flushAfter must be a duration of at least 1s, for example 30s or 1m30s";
+
 /// What users write that cannot be right, and what the sentence must name.
 #[tokio::test]
 async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
@@ -360,6 +389,21 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
             "storage.size must be a quantity above 0",
         ),
         ("batch", json!({"companies": one, "consumer": {"batchSize": 0}}), "batchSize must be at least 1"),
+        (
+            "consumers",
+            json!({"companies": one, "consumer": {"replicas": 6}}),
+            "spec.consumer.replicas in body should be less than or equal to 5",
+        ),
+        (
+            "consumer",
+            json!({"companies": [{"symbol": "MSFT", "consumers": 0}]}),
+            "spec.companies[0].consumers in body should be greater than or equal to 1",
+        ),
+        ("short", json!({"companies": one, "consumer": {"flushAfter": "999ms"}}), FLUSH_AFTER),
+        ("negative-time", json!({"companies": one, "consumer": {"flushAfter": "-30s"}}), FLUSH_AFTER),
+        ("no-unit", json!({"companies": one, "consumer": {"flushAfter": "30"}}), FLUSH_AFTER),
+        ("words", json!({"companies": one, "consumer": {"flushAfter": "half a minute"}}), FLUSH_AFTER),
+        ("endless", json!({"companies": one, "consumer": {"flushAfter": "99999999999999999999999h"}}), FLUSH_AFTER),
         (
             "price",
             json!({"companies": [{"symbol": "MSFT", "price": {"min": 9, "max": 1}}]}),

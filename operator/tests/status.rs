@@ -31,6 +31,7 @@ fn set(component: &str, replicas: i32, ready: i32) -> StatefulSet {
 fn deployment(component: &str, replicas: i32, ready: i32) -> Deployment {
     serde_json::from_value(json!({
         "metadata": {"name": format!("demo-{component}"), "generation": 1, "labels": {"app.kubernetes.io/component": component}},
+        "spec": {"replicas": replicas},
         "status": {"replicas": replicas, "updatedReplicas": replicas, "readyReplicas": ready, "observedGeneration": 1},
     }))
     .unwrap()
@@ -143,6 +144,30 @@ fn pods_of_the_old_template_do_not_make_a_rolling_part_ready() {
     assert_eq!(condition(&status, "EdgeReady"), ("False", "Starting", "1 of 2 ready, the others are starting"));
     assert_eq!(condition(&status, "DatabaseReady").0, "False");
     assert_eq!(condition(&status, "Ready").0, "False");
+}
+
+#[test]
+fn the_consumers_of_all_companies_are_counted_and_no_company_makes_up_for_another() {
+    let mut pipeline = pipeline();
+    pipeline.spec = serde_json::from_value(json!({
+        "companies": [{"symbol": "MSFT"}, {"symbol": "TSLA", "consumers": 1}],
+        "consumer": {"replicas": 2},
+    }))
+    .unwrap();
+    let mut seen = all_well();
+    seen.deployments[0] = deployment("publisher", 2, 2);
+    seen.deployments.push(deployment("consumer", 2, 2));
+    let status = status::of(&pipeline, &seen, now());
+    assert_eq!(condition(&status, "ConsumersReady"), ("True", "Ready", "3 of 3 ready"));
+    assert_eq!(status.parts.consumers.ready.as_deref(), Some("3/3"));
+
+    // TSLA's new template is not ready, and one of MSFT's pods has not ended yet after its count went from 3 to 2.
+    seen.deployments[1] = deployment("consumer", 1, 0);
+    let status_of_pods = json!({"replicas": 3, "updatedReplicas": 3, "readyReplicas": 3, "observedGeneration": 1});
+    seen.deployments[4].status = serde_json::from_value(status_of_pods).unwrap();
+    let status = status::of(&pipeline, &seen, now());
+    assert_eq!(condition(&status, "ConsumersReady").0, "False");
+    assert_eq!(status.parts.consumers.ready.as_deref(), Some("2/3"));
 }
 
 #[test]

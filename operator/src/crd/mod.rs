@@ -8,7 +8,7 @@ pub use status::{CompanyStatus, PartStatus, Parts, StockPipelineStatus};
 pub use template::Template;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::core::CustomResourceExt;
+use kube::core::{CustomResourceExt, Duration};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,13 @@ pub struct StockPipelineSpec {
     pub edge: Edge,
 }
 
+impl StockPipelineSpec {
+    /// Consumers of a company.
+    pub fn consumers_of(&self, company: &Company) -> i32 {
+        company.consumers.unwrap_or(self.consumer.replicas)
+    }
+}
+
 /// One traded company.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -86,6 +93,11 @@ pub struct Company {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub rate: Option<i32>,
+
+    /// Consumers of this company; `consumer.replicas` unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 5))]
+    pub consumers: Option<i32>,
 
     /// Range of this company's synthetic prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,11 +142,22 @@ pub struct Publisher {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Consumer {
+    /// Consumers of each company that does not say its own. One works, the others stand by and take over within seconds.
+    #[serde(default = "defaults::consumer_replicas")]
+    #[schemars(range(min = 1, max = 5))]
+    pub replicas: i32,
     /// Events averaged into one stored window.
     #[serde(default = "defaults::batch_size")]
     #[schemars(range(max = 30_000))]
     #[x_kube(validation = Rule::new("self >= 1").message("batchSize must be at least 1: a window of no events has no average"))]
     pub batch_size: i32,
+    /// Time after its first event at which a window is stored although it holds fewer events than `batchSize`, for example 30s.
+    /// Unless set a window holds exactly `batchSize` events, however long that takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s')")
+        .message("flushAfter must be a duration of at least 1s, for example 30s or 1m30s"))]
+    pub flush_after: Option<Duration>,
     /// How its pods run.
     #[serde(default, skip_serializing_if = "Template::is_empty")]
     pub template: Template,
@@ -288,6 +311,9 @@ mod defaults {
     pub(super) fn rate() -> i32 {
         500
     }
+    pub(super) fn consumer_replicas() -> i32 {
+        1
+    }
     pub(super) fn batch_size() -> i32 {
         wire::env::default::BATCH_SIZE.cast_signed()
     }
@@ -325,7 +351,12 @@ impl Default for Publisher {
 
 impl Default for Consumer {
     fn default() -> Self {
-        Self { batch_size: defaults::batch_size(), template: Template::default() }
+        Self {
+            replicas: defaults::consumer_replicas(),
+            batch_size: defaults::batch_size(),
+            flush_after: None,
+            template: Template::default(),
+        }
     }
 }
 

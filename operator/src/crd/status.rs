@@ -47,7 +47,7 @@ pub struct Parts {
     /// Publishers, one per company.
     #[serde(default)]
     pub publishers: PartStatus,
-    /// Consumers, one per company.
+    /// Consumers of all companies, those that stand by included.
     #[serde(default)]
     pub consumers: PartStatus,
     /// Liveview pods.

@@ -1,45 +1,57 @@
-//! The consumers: one Deployment per company, dedicated to its queue.
-//! Rule: the old pod ends before the new one starts.
+//! The consumers: one Deployment per company, dedicated to its queue; of several pods one works and the others stand by.
+//! Rule: which of them works is theirs to settle, by a lease in the database; nothing here may lean on there being one pod.
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::Container;
 use wire::env;
 
 use super::{Objects, Replace, pod, workload};
 use crate::names::{self, Part};
-use crate::plan::Plan;
+use crate::plan::{Company, Plan};
 use crate::read::key;
 
 /// Adds the consumers.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     for company in &plan.companies {
         let selector = names::company_selector(&plan.name, Part::Consumer, &company.slug);
-        let container = workload::container(
-            "stock-consumer",
-            vec![
-                pod::env_secret(env::RABBITMQ_URL, &names::credentials(&plan.name, Part::Broker), key::URL),
-                pod::env_secret(env::MONGODB_URL, &names::credentials(&plan.name, Part::Database), key::URL),
-                pod::env(env::MONGODB_DB, env::default::MONGODB_DB),
-                pod::env(env::MONGODB_COLLECTION, env::default::MONGODB_COLLECTION),
-                pod::env(env::QUEUE_NAME, &company.symbol),
-                pod::env(env::QUEUE_TYPE, workload::queue_type(plan)),
-                pod::env(env::BATCH_SIZE, plan.batch_size.to_string()),
-            ],
-        );
+        let name = names::company(&plan.name, Part::Consumer, &company.slug);
+        let metadata = || super::company_metadata(plan, name.clone(), &selector, &company.symbol);
+        // A budget for a single pod would say nothing: it could always be evicted.
+        if company.consumers > 1 {
+            objects.pod_disruption_budgets.push(super::disruption_budget(metadata(), &selector));
+        }
         let template = pod::template(pod::Pod {
             selector: &selector,
             annotations: BTreeMap::from([(names::SYMBOL.into(), company.symbol.clone())]),
             user: workload::USER,
             grace: 15,
-            container,
+            container: container(plan, company),
             image: &plan.images.workloads,
             pull_policy: plan.images.pull_policy.as_deref(),
             resources: pod::resources("20m", "24Mi", "96Mi"),
             volumes: Vec::new(),
             template: &plan.consumer,
         });
-        let name = names::company(&plan.name, Part::Consumer, &company.slug);
-        let metadata = super::company_metadata(plan, name, &selector, &company.symbol);
-        objects.deployments.push(super::deployment(metadata, &selector, 1, Replace::OldFirst, template));
+        // With a single consumer too: the new pod is up and stands by until the old one gives the lease back, which it does on SIGTERM, so
+        // a roll costs the time of one look at the lease and not that of a start. A pod that cannot start leaves the old one at work.
+        let replace = Replace::NewFirst;
+        objects.deployments.push(super::deployment(metadata(), &selector, company.consumers, replace, template));
     }
+}
+
+fn container(plan: &Plan, company: &Company) -> Container {
+    let mut variables = vec![
+        pod::env_secret(env::RABBITMQ_URL, &names::credentials(&plan.name, Part::Broker), key::URL),
+        pod::env_secret(env::MONGODB_URL, &names::credentials(&plan.name, Part::Database), key::URL),
+        pod::env(env::MONGODB_DB, env::default::MONGODB_DB),
+        pod::env(env::MONGODB_COLLECTION, env::default::MONGODB_COLLECTION),
+        pod::env(env::QUEUE_NAME, &company.symbol),
+        pod::env(env::QUEUE_TYPE, workload::queue_type(plan)),
+        pod::env(env::BATCH_SIZE, plan.batch_size.to_string()),
+    ];
+    if let Some(flush_after) = plan.flush_after {
+        variables.push(pod::env(env::FLUSH_AFTER, flush_after.as_millis().to_string()));
+    }
+    workload::container("stock-consumer", variables)
 }

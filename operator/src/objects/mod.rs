@@ -84,7 +84,7 @@ fn label_selector(selector: &BTreeMap<String, String>) -> LabelSelector {
 
 /// How a Deployment replaces its pods.
 enum Replace {
-    /// The old pod ends before the new one starts: two would compete for one queue.
+    /// The old pod ends before the new one starts: two would be two sources of the same trades.
     OldFirst,
     /// The new pod serves before the old one ends.
     NewFirst,
