@@ -8,16 +8,16 @@ use std::collections::BTreeSet;
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use support::{Broker, Database, Running, close_connections, company, eventually, mongodb, rabbitmq, socket};
 use tokio_util::sync::CancellationToken;
 use wire::Symbol;
 use wire::queue::dead_letters;
-use workloads::consumer::{self, Args, Settings};
+use workloads::consumer::{self, Args, Settings, verify};
 use workloads::database::DatabaseArgs;
 
-async fn start(company: &Symbol, database: &Database, batch_size: u32) -> Running {
-    let args = Args {
+fn args(company: &Symbol, database: &Database, batch_size: u32) -> Args {
+    Args {
         queue_name: Some(company.to_string()),
         rabbitmq_url: Some(rabbitmq()),
         database: DatabaseArgs {
@@ -28,7 +28,14 @@ async fn start(company: &Symbol, database: &Database, batch_size: u32) -> Runnin
         batch_size: Some(batch_size.to_string()),
         pod_name: Some("consumer-under-test".into()),
         ..Args::default()
-    };
+    }
+}
+
+async fn start(company: &Symbol, database: &Database, batch_size: u32) -> Running {
+    start_with(args(company, database, batch_size)).await
+}
+
+async fn start_with(args: Args) -> Running {
     let settings = Settings::parse(&args).await.unwrap();
     let listener = socket().await;
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -68,12 +75,12 @@ async fn a_backlog_of_22_000_drains_to_22_windows_with_the_right_averages() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_dies_at_any_moment_loses_no_event() {
+async fn a_consumer_that_dies_at_any_moment_counts_each_event_once() {
     let (broker, database, company) = (Broker::connect().await, Database::new().await, company("KILLED"));
     broker.declare(company.as_str()).await;
-    // With windows of one event, each document is one event, and the set tells what is missing.
+    // With windows of one event, each document is one event.
     let prices: Vec<f64> = (1..=400).map(f64::from).collect();
-    broker.publish_prices(&company, &prices).await;
+    broker.publish_numbered(&company, "source", &prices).await;
     for round in 1..=6 {
         let running = start(&company, &database, 1).await;
         // The insert is seen before its acknowledgement is sent, so most of these deaths fall between the two.
@@ -81,17 +88,124 @@ async fn a_consumer_that_dies_at_any_moment_loses_no_event() {
         running.task.abort();
     }
     let running = start(&company, &database, 1).await;
-    let stored = eventually("every event", async || {
-        let stored: BTreeSet<i64> =
-            database.of(&company).await.iter().map(|window| window.get_f64("avgPrice").unwrap() as i64).collect();
-        (stored.len() == prices.len()).then_some(stored)
+    let windows = database.wait_for(&company, 400).await;
+    eventually("an empty queue", async || (broker.count(company.as_str()).await == Some(0)).then_some(())).await;
+    running.end().await;
+    assert_eq!(database.of(&company).await.len(), 400, "none is there twice");
+    let stored: BTreeSet<i64> = windows.iter().map(|window| window.get_f64("avgPrice").unwrap() as i64).collect();
+    assert_eq!(stored, (1..=400).collect());
+    let numbers: Vec<i64> = windows.iter().map(|window| window.get_i64("window").unwrap()).collect();
+    assert_eq!(numbers, (0..400).collect::<Vec<_>>(), "the order of _id is the order of windows");
+    let report = verify::verify(&database.windows, &[]).await.unwrap();
+    assert_eq!((report.ok, report.companies[0].events, report.companies[0].unsequenced), (true, 400, 0));
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_its_publisher_sent_twice_is_counted_once_and_leaves_the_queue() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("TWICE"));
+    broker.declare(company.as_str()).await;
+    broker.publish_numbered(&company, "source", &[1.0, 2.0, 3.0]).await;
+    broker.publish_numbered(&company, "source", &[1.0, 2.0, 3.0, 4.0, 5.0]).await;
+    let running = start(&company, &database, 4).await;
+    assert_eq!(database.wait_for(&company, 1).await[0].get_f64("avgPrice").unwrap(), 2.5);
+    eventually("the fifth is held", async || {
+        (running.metric("stock_consumer_window_events").await == 1.0).then_some(())
     })
     .await;
-    assert_eq!(stored, (1..=400).collect());
-    let numbers: Vec<i64> =
-        database.of(&company).await.iter().map(|window| window.get_i64("window").unwrap()).collect();
-    assert_eq!(numbers, (0..numbers.len() as i64).collect::<Vec<_>>(), "the order of _id is the order of windows");
+    assert_eq!(running.metric("stock_consumer_events_skipped_total").await, 3.0);
     running.end().await;
+    eventually("only the fifth is left", async || (broker.count(company.as_str()).await == Some(1)).then_some(()))
+        .await;
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn of_several_consumers_one_works_and_another_takes_over_when_it_stops_or_dies() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("STANDBY"));
+    broker.declare(company.as_str()).await;
+    let mut running = Vec::new();
+    for pod in ["a", "b", "c"] {
+        let consumer = start_with(Args { pod_name: Some(pod.into()), ..args(&company, &database, 1) }).await;
+        consumer.ready().await;
+        running.push(consumer);
+    }
+    let mut next = 0;
+    while running.len() > 1 {
+        let active = eventually("exactly one works", async || {
+            let mut active = Vec::new();
+            for (index, consumer) in running.iter().enumerate() {
+                if consumer.metric("stock_consumer_active").await == 1.0 {
+                    active.push(index);
+                }
+            }
+            (active.len() == 1).then(|| active[0])
+        })
+        .await;
+        next += 1;
+        broker.publish_prices(&company, &[f64::from(next)]).await;
+        database.wait_for(&company, next as usize).await;
+        let consumer = running.remove(active);
+        // The first goes in order, the second without a word.
+        if next == 1 { consumer.end().await } else { consumer.task.abort() }
+    }
+    broker.publish_prices(&company, &[3.0]).await;
+    database.wait_for(&company, 3).await;
+    running.remove(0).end().await;
+    let windows = database.of(&company).await;
+    let writers: BTreeSet<&str> =
+        windows.iter().map(|window| window.get_str("writer").unwrap().split_once('/').unwrap().0).collect();
+    assert_eq!((windows.len(), writers.len()), (3, 3), "each wrote one: {writers:?}");
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_short_window_is_closed_when_its_time_is_over_and_an_empty_one_is_not() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("SLOW"));
+    let running = start_with(Args { flush_after: Some("200".into()), ..args(&company, &database, 1000) }).await;
+    running.ready().await;
+    for (prices, stored) in [([1.0, 2.0], 2.0), ([5.0, 6.0], 4.0)] {
+        broker.publish_prices(&company, &prices).await;
+        eventually("all of them are stored", async || {
+            (running.metric("stock_consumer_events_stored_total").await == stored).then_some(())
+        })
+        .await;
+    }
+    let windows = database.of(&company).await;
+    let count = |window: &Document| window.get_i64("count").unwrap();
+    let sum: f64 = windows.iter().map(|window| window.get_f64("avgPrice").unwrap() * count(window) as f64).sum();
+    // On a busy machine two events may fall into two windows; none is empty.
+    assert!(sum == 14.0 && windows.iter().all(|window| (1..=2).contains(&count(window))), "{windows:?}");
+    running.end().await;
+    assert_eq!(broker.count(company.as_str()).await, Some(0));
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn verify_finds_a_window_that_was_taken_out_and_one_that_was_put_in() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("AUDIT"));
+    broker.declare(company.as_str()).await;
+    broker.publish_numbered(&company, "source", &[1.0; 30]).await;
+    let running = start(&company, &database, 10).await;
+    let windows = database.wait_for(&company, 3).await;
+    running.end().await;
+    let found = async || {
+        let report = verify::verify(&database.windows, std::slice::from_ref(&company)).await.unwrap();
+        (report.ok, report.companies[0].gaps, report.companies[0].duplicates)
+    };
+    assert_eq!(found().await, (true, 0, 0));
+    database.windows.delete_one(doc! {"window": 1_i64}).await.unwrap();
+    assert_eq!(found().await, (false, 10, 0));
+    let mut again = windows[1].clone();
+    database.windows.insert_one(&again).await.unwrap();
+    again.insert("_id", mongodb::bson::oid::ObjectId::new());
+    again.insert("window", 3_i64);
+    database.windows.insert_one(again).await.unwrap();
+    assert_eq!(found().await, (false, 0, 10));
     broker.delete(company.as_str()).await;
     database.drop().await;
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection};
@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use wire::Symbol;
+use wire::event::{SEQUENCE_HEADER, SOURCE_HEADER};
 
 /// Longest wait for a condition; on a busy machine things take their time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,7 +105,7 @@ impl Broker {
     /// Declares as our programs do.
     pub async fn declare(&self, queue: &str) {
         let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("quorum".into()));
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
         self.channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
     }
 
@@ -125,6 +126,17 @@ impl Broker {
                 self.publish(company.as_str(), &body).await;
             }))
             .await;
+        }
+    }
+
+    /// Publishes events of these prices as our publisher does: numbered 0, 1, 2, … by `source`.
+    pub async fn publish_numbered(&self, company: &Symbol, source: &str, prices: &[f64]) {
+        for (number, price) in prices.iter().enumerate() {
+            let mut headers = FieldTable::default();
+            headers.insert(SOURCE_HEADER.into(), AMQPValue::LongString(source.into()));
+            headers.insert(SEQUENCE_HEADER.into(), AMQPValue::LongLongInt(number as i64));
+            let body = format!(r#"{{"company":"{company}","eventType":"buy","price":{price}}}"#);
+            self.publish_with(company.as_str(), &body, BasicProperties::default().with_headers(headers)).await;
         }
     }
 
