@@ -7,6 +7,7 @@ mod support;
 use std::process::Command;
 
 use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{Bson, Document};
 use serde_json::Value;
 use support::process::{CONSUMER, LIVEVIEW, PUBLISHER, Process, command, free_port};
 use support::{Broker, Database, address, company, eventually, mongodb, rabbitmq, status};
@@ -120,7 +121,7 @@ async fn every_page_shows_the_newest_averages(database: &Database, companies: &[
     let mut expected = Vec::new();
     for company in companies {
         let newest = database.of(company).await.pop().unwrap();
-        let (id, average) = (newest.get_object_id("_id").unwrap(), newest.get_f64("avgPrice").unwrap());
+        let (id, average) = (newest.get_object_id("_id").unwrap(), number(&newest, "avgPrice"));
         expected.push((company.to_string(), average, id.to_hex()));
     }
     expected.sort_by(|left, right| left.0.cmp(&right.0));
@@ -142,17 +143,21 @@ async fn type_of(queue: &Symbol) -> String {
     answer["type"].as_str().unwrap().to_owned()
 }
 
+/// Node writes 303.00 as a whole number.
+fn number(document: &Document, field: &str) -> f64 {
+    match document.get(field) {
+        Some(Bson::Double(number)) => *number,
+        Some(Bson::Int32(number)) => f64::from(*number),
+        Some(Bson::Int64(number)) => *number as f64,
+        other => panic!("{field} is {other:?}"),
+    }
+}
+
 /// Events in windows of ours, and in those that foreign consumers said they stored.
-fn counted(documents: &[mongodb::bson::Document]) -> (usize, usize) {
+fn counted(documents: &[Document]) -> (usize, usize) {
     let (ours, theirs): (Vec<_>, Vec<_>) = documents.iter().partition(|document| document.contains_key("window"));
-    let counts = ours.iter().map(|document| {
-        document
-            .get("count")
-            .and_then(mongodb::bson::Bson::as_i64)
-            .or_else(|| document.get_i32("count").ok().map(i64::from))
-            .unwrap() as usize
-    });
-    (counts.sum(), theirs.len() * BATCH)
+    let count = ours.iter().map(|document| number(document, "count") as usize).sum();
+    (count, theirs.len() * BATCH)
 }
 
 // --- the promises ---
