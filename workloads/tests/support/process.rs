@@ -83,11 +83,16 @@ impl Process {
         .await
     }
 
-    /// Waits for the end of a program that ends by itself, or was told to, with code 0; gives what it printed.
-    pub async fn ends_well(mut self) -> Vec<String> {
+    /// Waits for the end of a program that ends by itself, or was told to, with code 0.
+    pub async fn end(&mut self) {
         let what = format!("{} ends", self.name);
         let status = eventually(&what, async || self.ended()).await;
         assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.tail());
+    }
+
+    /// The same, and what it printed.
+    pub async fn ends_well(mut self) -> Vec<String> {
+        self.end().await;
         self.lines()
     }
 

@@ -1,0 +1,169 @@
+//! One company's programs: a publisher and two consumers, one of which is active while the other stands by.
+//! Rule: each consumer runs as a user of its own, so that the network can tell them apart.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use wire::Symbol;
+
+use crate::servers::Servers;
+use crate::support::process::{CONSUMER, PUBLISHER, Process, command, free_port};
+use crate::support::{self, eventually};
+
+/// The consumer's program where any user may run it: a clone under /root is closed to others.
+pub struct Program(PathBuf);
+
+impl Program {
+    pub fn copy() -> Self {
+        let folder = std::env::temp_dir().join(format!("stock-chaos-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::copy(CONSUMER, folder.join("stock-consumer")).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+pub struct Company {
+    pub symbol: Symbol,
+    publisher: Process,
+    publisher_port: u16,
+    pub consumers: Vec<Consumer>,
+    start: Box<dyn Fn(u16) -> Process>,
+    /// Events that publishers which are gone said the broker had confirmed.
+    pub confirmed: f64,
+}
+
+pub struct Consumer {
+    pub user: u32,
+    process: Process,
+    port: u16,
+    start: Box<dyn Fn() -> Process>,
+}
+
+impl Consumer {
+    fn new(user: u32, port: u16, start: impl Fn() -> Process + 'static) -> Self {
+        Self { user, process: start(), port, start: Box::new(start) }
+    }
+
+    async fn is_ready(&self) -> bool {
+        support::status(&format!("http://127.0.0.1:{}/readyz", self.port)).await == 200
+    }
+
+    async fn is_active(&self) -> bool {
+        metric(self.port, "stock_consumer_active").await == Some(1.0)
+    }
+
+    pub fn kill(&mut self) {
+        std::mem::replace(&mut self.process, (self.start)()).kill();
+    }
+
+    pub fn signal(&self, signal: &str) {
+        self.process.signal(signal);
+    }
+}
+
+impl Company {
+    pub fn start(
+        symbol: Symbol,
+        batch: u32,
+        first_user: u32,
+        servers: &Servers,
+        database: &str,
+        program: &Program,
+    ) -> Self {
+        let consumers = (first_user..first_user + 2).map(|user| {
+            let port = free_port();
+            let variables = [
+                ("RABBITMQ_URL", servers.broker.clone()),
+                ("QUEUE_NAME", symbol.to_string()),
+                ("MONGODB_URL", servers.database.clone()),
+                ("MONGODB_DB", database.to_owned()),
+                ("BATCH_SIZE", batch.to_string()),
+                ("FLUSH_AFTER", "1000".into()),
+                ("METRICS_PORT", port.to_string()),
+                ("POD_NAME", format!("consumer-{user}")),
+            ];
+            let (program, name) = (program.0.join("stock-consumer"), format!("consumer {user} of {symbol}"));
+            Consumer::new(user, port, move || {
+                let variables = variables.iter().map(|(name, value)| (*name, value.as_str()));
+                let mut command = command(program.to_str().unwrap(), variables);
+                command.uid(user).gid(user);
+                Process::start(name.clone(), command)
+            })
+        });
+        let consumers = consumers.collect();
+        let (broker, name) = (servers.broker.clone(), symbol.to_string());
+        let start = Box::new(move |port: u16| {
+            let port = port.to_string();
+            let variables = [
+                ("RABBITMQ_URL", broker.as_str()),
+                ("COMPANY", &name),
+                ("TICKER_INTERVAL", "0.5"),
+                ("METRICS_PORT", &port),
+            ];
+            Process::start(format!("publisher of {name}"), command(PUBLISHER, variables))
+        });
+        let publisher_port = free_port();
+        Self { symbol, publisher: start(publisher_port), publisher_port, consumers, start, confirmed: 0.0 }
+    }
+
+    /// Waits until every program is ready and exactly one consumer is active; gives that one.
+    pub async fn settled(&mut self) -> &mut Consumer {
+        let what = format!("the programs of {} are ready and one consumer is active", self.symbol);
+        let active = eventually(&what, async || {
+            self.publisher.still_runs();
+            let mut active = Vec::new();
+            for (position, consumer) in self.consumers.iter_mut().enumerate() {
+                consumer.process.still_runs();
+                if !consumer.is_ready().await {
+                    return None;
+                }
+                if consumer.is_active().await {
+                    active.push(position);
+                }
+            }
+            (active.len() == 1).then(|| active[0])
+        })
+        .await;
+        &mut self.consumers[active]
+    }
+
+    async fn confirmed_now(&self) -> f64 {
+        metric(self.publisher_port, "stock_publisher_events_confirmed_total").await.unwrap_or(0.0)
+    }
+
+    pub async fn kill_publisher(&mut self) {
+        self.confirmed += self.confirmed_now().await;
+        std::mem::replace(&mut self.publisher, (self.start)(self.publisher_port)).kill();
+    }
+
+    /// SIGTERM to the publisher, which waits for its last confirms.
+    pub async fn stop_publishing(&mut self) {
+        self.confirmed += self.confirmed_now().await;
+        self.publisher.signal("TERM");
+        self.publisher.end().await;
+    }
+
+    pub async fn stop_consuming(&mut self) {
+        for consumer in &mut self.consumers {
+            consumer.process.signal("TERM");
+            consumer.process.end().await;
+        }
+    }
+}
+
+/// The value of a metric whose line starts so; nothing when the program does not answer, or has no such metric.
+async fn metric(port: u16, name: &str) -> Option<f64> {
+    let answer = reqwest::Client::new()
+        .get(format!("http://127.0.0.1:{port}/metrics"))
+        .timeout(std::time::Duration::from_secs(2));
+    let text = answer.send().await.ok()?.text().await.ok()?;
+    text.lines().find(|line| line.starts_with(name))?.rsplit(' ').next()?.parse().ok()
+}
