@@ -270,7 +270,7 @@ async fn what_a_killed_foreign_consumer_held_is_counted_by_ours() {
     for language in [Python, Node] {
         let company = company("KILLED");
         let ours = consumer(Rust, &company, &database).await;
-        let theirs = consumer(language, &company, &database).await;
+        let mut theirs = consumer(language, &company, &database).await;
         publisher(Python, &company, 1800).ends_well().await;
         eventually("everything is delivered", async || (broker.count(company.as_str()).await? == 0).then_some(()))
             .await;

@@ -4,12 +4,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use wire::Symbol;
 
 use crate::servers::Servers;
-use crate::support::process::{CONSUMER, PUBLISHER, Process, command, free_port};
-use crate::support::{self, eventually};
+use crate::support::eventually;
+use crate::support::process::{CONSUMER, PUBLISHER, Process, command};
 
 /// The consumer's program where any user may run it: a clone under /root is closed to others.
 pub struct Program(PathBuf);
@@ -33,9 +34,8 @@ impl Drop for Program {
 pub struct Company {
     pub symbol: Symbol,
     publisher: Process,
-    publisher_port: u16,
     pub consumers: Vec<Consumer>,
-    start: Box<dyn Fn(u16) -> Process>,
+    start: Box<dyn Fn() -> Process>,
     /// Events that publishers which are gone said the broker had confirmed.
     pub confirmed: f64,
 }
@@ -43,25 +43,25 @@ pub struct Company {
 pub struct Consumer {
     pub user: u32,
     process: Process,
-    port: u16,
     start: Box<dyn Fn() -> Process>,
 }
 
 impl Consumer {
-    fn new(user: u32, port: u16, start: impl Fn() -> Process + 'static) -> Self {
-        Self { user, process: start(), port, start: Box::new(start) }
+    fn new(user: u32, start: impl Fn() -> Process + 'static) -> Self {
+        Self { user, process: start(), start: Box::new(start) }
     }
 
     async fn is_ready(&self) -> bool {
-        support::status(&format!("http://127.0.0.1:{}/readyz", self.port)).await == 200
+        get(&self.process, "readyz").await.is_some()
     }
 
     async fn is_active(&self) -> bool {
-        metric(self.port, "stock_consumer_active").await == Some(1.0)
+        metric(&self.process, "stock_consumer_active").await == Some(1.0)
     }
 
     pub fn kill(&mut self) {
-        std::mem::replace(&mut self.process, (self.start)()).kill();
+        self.process.kill();
+        self.process = (self.start)();
     }
 
     pub fn signal(&self, signal: &str) {
@@ -79,7 +79,6 @@ impl Company {
         program: &Program,
     ) -> Self {
         let consumers = (first_user..first_user + 2).map(|user| {
-            let port = free_port();
             let variables = [
                 ("RABBITMQ_URL", servers.broker.clone()),
                 ("QUEUE_NAME", symbol.to_string()),
@@ -87,11 +86,11 @@ impl Company {
                 ("MONGODB_DB", database.to_owned()),
                 ("BATCH_SIZE", batch.to_string()),
                 ("FLUSH_AFTER", "1000".into()),
-                ("METRICS_PORT", port.to_string()),
+                ("METRICS_PORT", "0".into()),
                 ("POD_NAME", format!("consumer-{user}")),
             ];
             let (program, name) = (program.0.join("stock-consumer"), format!("consumer {user} of {symbol}"));
-            Consumer::new(user, port, move || {
+            Consumer::new(user, move || {
                 let variables = variables.iter().map(|(name, value)| (*name, value.as_str()));
                 let mut command = command(program.to_str().unwrap(), variables);
                 command.uid(user).gid(user);
@@ -100,18 +99,16 @@ impl Company {
         });
         let consumers = consumers.collect();
         let (broker, name) = (servers.broker.clone(), symbol.to_string());
-        let start = Box::new(move |port: u16| {
-            let port = port.to_string();
+        let start = Box::new(move || {
             let variables = [
                 ("RABBITMQ_URL", broker.as_str()),
                 ("COMPANY", &name),
                 ("TICKER_INTERVAL", "0.5"),
-                ("METRICS_PORT", &port),
+                ("METRICS_PORT", "0"),
             ];
             Process::start(format!("publisher of {name}"), command(PUBLISHER, variables))
         });
-        let publisher_port = free_port();
-        Self { symbol, publisher: start(publisher_port), publisher_port, consumers, start, confirmed: 0.0 }
+        Self { symbol, publisher: start(), consumers, start, confirmed: 0.0 }
     }
 
     /// Waits until every program is ready and exactly one consumer is active; gives that one.
@@ -136,12 +133,13 @@ impl Company {
     }
 
     async fn confirmed_now(&self) -> f64 {
-        metric(self.publisher_port, "stock_publisher_events_confirmed_total").await.unwrap_or(0.0)
+        metric(&self.publisher, "stock_publisher_events_confirmed_total").await.unwrap_or(0.0)
     }
 
     pub async fn kill_publisher(&mut self) {
         self.confirmed += self.confirmed_now().await;
-        std::mem::replace(&mut self.publisher, (self.start)(self.publisher_port)).kill();
+        self.publisher.kill();
+        self.publisher = (self.start)();
     }
 
     /// SIGTERM to the publisher, which waits for its last confirms.
@@ -160,10 +158,14 @@ impl Company {
 }
 
 /// The value of a metric whose line starts so; nothing when the program does not answer, or has no such metric.
-async fn metric(port: u16, name: &str) -> Option<f64> {
-    let answer = reqwest::Client::new()
-        .get(format!("http://127.0.0.1:{port}/metrics"))
-        .timeout(std::time::Duration::from_secs(2));
-    let text = answer.send().await.ok()?.text().await.ok()?;
+async fn metric(process: &Process, name: &str) -> Option<f64> {
+    let text = get(process, "metrics").await?;
     text.lines().find(|line| line.starts_with(name))?.rsplit(' ').next()?.parse().ok()
+}
+
+/// What a program answers when all is well. The system chose its port, which may be another after each start.
+async fn get(process: &Process, path: &str) -> Option<String> {
+    let port = process.said("health and metrics on http://0.0.0.0:")?;
+    let request = reqwest::Client::new().get(format!("http://127.0.0.1:{port}/{path}")).timeout(Duration::from_secs(2));
+    request.send().await.ok()?.error_for_status().ok()?.text().await.ok()
 }

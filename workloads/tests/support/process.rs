@@ -70,11 +70,16 @@ impl Process {
         }
     }
 
-    /// Waits for a line that starts so, and gives the rest of it.
-    pub async fn says(&mut self, start: &str) -> String {
-        let what = format!("{} says {start:?}", self.name);
+    /// What follows these words in the first line that has them.
+    pub fn said(&self, words: &str) -> Option<String> {
+        self.lines().iter().find_map(|line| line.split_once(words)).map(|(_, rest)| rest.to_owned())
+    }
+
+    /// Waits for these words, and gives what follows in their line.
+    pub async fn says(&mut self, words: &str) -> String {
+        let what = format!("{} says {words:?}", self.name);
         eventually(&what, async || {
-            let said = self.lines().iter().find_map(|line| line.strip_prefix(start)).map(str::to_owned);
+            let said = self.said(words);
             if said.is_none() {
                 self.still_runs();
             }
@@ -108,7 +113,7 @@ impl Process {
     }
 
     /// `kill -9`: the program cannot do anything about it.
-    pub fn kill(mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         let status = self.child.wait().unwrap();
         assert_eq!(status.signal(), Some(9), "{} ended before it was killed:\n{}", self.name, self.tail());
