@@ -61,6 +61,9 @@ impl Consumer {
 
     pub fn kill(&mut self) {
         self.process.kill();
+    }
+
+    pub fn restart(&mut self) {
         self.process = (self.start)();
     }
 

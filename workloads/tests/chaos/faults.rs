@@ -11,7 +11,10 @@ use rand::{RngExt, SeedableRng};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     KillPublisher,
+    /// It is started again at once, as a container is.
     KillConsumer,
+    /// It stays away until the standby has taken over, as when its node is gone.
+    LoseConsumer,
     KillBroker,
     KillPrimary,
     /// SIGSTOP for longer than the lease: what wakes up then is a zombie.
@@ -23,7 +26,8 @@ pub enum Fault {
 }
 
 use Fault::{
-    CutBroker, CutDatabase, KillBroker, KillConsumer, KillPrimary, KillPublisher, StopConsumer, StopConsumerLong,
+    CutBroker, CutDatabase, KillBroker, KillConsumer, KillPrimary, KillPublisher, LoseConsumer, StopConsumer,
+    StopConsumerLong,
 };
 
 /// One round: every kind, and those that go fast twice.
@@ -31,7 +35,7 @@ pub const ROUND: [Fault; 12] = [
     KillPublisher,
     KillPublisher,
     KillConsumer,
-    KillConsumer,
+    LoseConsumer,
     KillBroker,
     KillBroker,
     KillPrimary,
@@ -47,6 +51,7 @@ impl fmt::Display for Fault {
         formatter.pad(match self {
             KillPublisher => "kill -9 publisher",
             KillConsumer => "kill -9 active consumer",
+            LoseConsumer => "lose active consumer",
             KillBroker => "kill -9 broker",
             KillPrimary => "kill -9 database primary",
             StopConsumer => "SIGSTOP active consumer",
@@ -87,7 +92,7 @@ impl Dice {
             StopConsumerLong => 24_000..28_000,
             StopConsumer | CutBroker | CutDatabase => 5_000..9_000,
             KillBroker => 0..2_000,
-            KillPublisher | KillConsumer | KillPrimary => return Duration::ZERO,
+            KillPublisher | KillConsumer | LoseConsumer | KillPrimary => return Duration::ZERO,
         };
         Duration::from_millis(self.random.random_range(milliseconds))
     }

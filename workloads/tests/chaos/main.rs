@@ -18,7 +18,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use audit::Audit;
-use company::{Company, Program};
+use company::{Company, Consumer, Program};
 use faults::{Dice, Fault, ROUND};
 use futures::TryStreamExt;
 use mongodb::bson::doc;
@@ -26,7 +26,7 @@ use network::Network;
 use progress::Progress;
 use serde_json::Value;
 use servers::{BROKER, Servers};
-use support::process::{CONSUMER, Process, command};
+use support::process::{CONSUMER, command};
 use support::{company as symbol, eventually};
 use tokio::time::{Instant, sleep};
 use wire::Symbol;
@@ -64,10 +64,19 @@ impl Chaos {
         let (chosen, lasts) = (self.dice.choose(self.companies.len()), self.dice.duration(fault));
         let company = &mut self.companies[chosen];
         let mut since = Instant::now();
-        let mut killed = None;
+        let (mut killed, mut lost) = (None, None);
         match fault {
             Fault::KillPublisher => company.kill_publisher().await,
-            Fault::KillConsumer => company.settled().await.kill(),
+            Fault::KillConsumer => {
+                let active = company.settled().await;
+                active.kill();
+                active.restart();
+            }
+            Fault::LoseConsumer => {
+                let active = company.settled().await;
+                active.kill();
+                lost = Some(active.user);
+            }
             Fault::KillBroker => {
                 self.servers.kill(BROKER).await;
                 sleep(lasts).await;
@@ -101,6 +110,8 @@ impl Chaos {
         if let Some(member) = killed {
             self.servers.restart(member).await;
         }
+        let consumers = self.companies.iter_mut().flat_map(|company| &mut company.consumers);
+        consumers.filter(|consumer| Some(consumer.user) == lost).for_each(Consumer::restart);
         pause
     }
 }
@@ -212,8 +223,10 @@ async fn drained(company: &Company, servers: &Servers, windows: &mongodb::Collec
 async fn verify_agrees(servers: &Servers, database: &str, audit: &Audit, company: &str) {
     let mut verify = command(CONSUMER, [("MONGODB_URL", servers.database.as_str()), ("MONGODB_DB", database)]);
     verify.args(["verify", "--company", company, "--output", "json"]);
-    let printed = Process::start("verify", verify).ends_well().await.join("\n");
-    let report: Value = serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"));
+    let output = tokio::task::spawn_blocking(move || verify.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "verify ended with {}: {said}", output.status);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
     assert_eq!(report["ok"], true, "{report}");
     let found = &report["companies"][0];
     let figures = |name: &str| found[name].as_i64();
