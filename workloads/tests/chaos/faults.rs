@@ -21,17 +21,17 @@ pub enum Fault {
     StopConsumer,
     /// SIGSTOP for longer than the broker's heartbeat too.
     StopConsumerLong,
+    /// TCP mends it.
     CutBroker,
+    /// For longer than the heartbeat: acknowledgements of stored windows never arrive, and the broker delivers their events again.
+    CutBrokerLong,
     CutDatabase,
 }
 
-use Fault::{
-    CutBroker, CutDatabase, KillBroker, KillConsumer, KillPrimary, KillPublisher, LoseConsumer, StopConsumer,
-    StopConsumerLong,
-};
+use Fault::*;
 
 /// One round: every kind, and those that go fast twice.
-pub const ROUND: [Fault; 12] = [
+pub const ROUND: [Fault; 13] = [
     KillPublisher,
     KillPublisher,
     KillConsumer,
@@ -43,6 +43,7 @@ pub const ROUND: [Fault; 12] = [
     StopConsumer,
     StopConsumerLong,
     CutBroker,
+    CutBrokerLong,
     CutDatabase,
 ];
 
@@ -57,6 +58,7 @@ impl fmt::Display for Fault {
             StopConsumer => "SIGSTOP active consumer",
             StopConsumerLong => "SIGSTOP active consumer, long",
             CutBroker => "cut active consumer and broker",
+            CutBrokerLong => "cut active consumer and broker, long",
             CutDatabase => "cut active consumer and database",
         })
     }
@@ -89,7 +91,7 @@ impl Dice {
     /// How long a fault of this kind lasts.
     pub fn duration(&mut self, fault: Fault) -> Duration {
         let milliseconds = match fault {
-            StopConsumerLong => 24_000..28_000,
+            StopConsumerLong | CutBrokerLong => 24_000..28_000,
             StopConsumer | CutBroker | CutDatabase => 5_000..9_000,
             KillBroker => 0..2_000,
             KillPublisher | KillConsumer | LoseConsumer | KillPrimary => return Duration::ZERO,

@@ -94,9 +94,9 @@ impl Chaos {
                 sleep(lasts).await;
                 active.signal("CONT");
             }
-            Fault::CutBroker | Fault::CutDatabase => {
+            Fault::CutBroker | Fault::CutBrokerLong | Fault::CutDatabase => {
                 let active = company.settled().await;
-                let of_broker = fault == Fault::CutBroker;
+                let of_broker = fault != Fault::CutDatabase;
                 self.network.cut(
                     active.user,
                     &if of_broker { self.servers.broker_ports() } else { self.servers.database_ports() },
@@ -144,7 +144,7 @@ async fn every_event_is_counted_once_whatever_is_killed_stopped_or_cut_off() {
         let fault = chaos.dice.fault();
         let pause = chaos.strike(fault).await;
         say(format!(
-            "{number:3}. {fault:33} {:5.1} s without a window, {} windows so far",
+            "{number:3}. {fault:36} {:5.1} s without a window, {} windows so far",
             pause.as_secs_f64(),
             chaos.progress.windows()
         ));
@@ -193,11 +193,11 @@ async fn every_event_is_counted_once_whatever_is_killed_stopped_or_cut_off() {
         pauses.values().map(Vec::len).sum::<usize>(),
         chaos.progress.windows()
     ));
-    say(format!("{:33} faults   median      max   (time without a window)", "kind"));
+    say(format!("{:36} faults   median      max   (time without a window)", "kind"));
     for (fault, mut pauses) in pauses {
         pauses.sort_unstable();
         let (median, max) = (pauses[pauses.len() / 2].as_secs_f64(), pauses[pauses.len() - 1].as_secs_f64());
-        say(format!("{fault:33} {:6} {median:6.1} s {max:6.1} s", pauses.len()));
+        say(format!("{fault:36} {:6} {median:6.1} s {max:6.1} s", pauses.len()));
     }
 }
 
