@@ -85,13 +85,13 @@ impl Dice {
 
     /// Any moment will do: faults shall strike in all states.
     pub fn moment(&mut self) -> Duration {
-        Duration::from_millis(self.random.random_range(0..1500))
+        Duration::from_millis(self.random.random_range(0..1000))
     }
 
     /// How long a fault of this kind lasts.
     pub fn duration(&mut self, fault: Fault) -> Duration {
         let milliseconds = match fault {
-            StopConsumerLong | CutBrokerLong => 24_000..28_000,
+            StopConsumerLong | CutBrokerLong => 22_000..24_000,
             StopConsumer | CutBroker | CutDatabase => 5_000..9_000,
             KillBroker => 0..2_000,
             KillPublisher | KillConsumer | LoseConsumer | KillPrimary => return Duration::ZERO,
