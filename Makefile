@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(CURDIR)/.local/bin:$(PATH)
 
-.PHONY: help demo demo-down test check unit integration end-to-end browser cluster cluster-down images crd golden
+.PHONY: help demo demo-down test check unit integration soak end-to-end browser cluster cluster-down images crd golden
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -26,6 +26,9 @@ unit: ## tests that need no server: unit, golden, property
 
 integration: ## tests against a real RabbitMQ, mongod and kube-apiserver on loopback
 	@e2e/integration
+
+soak: ## a quarter of an hour of kills, stops and cuts under load, then the count; CHAOS_MINUTES says how long
+	@e2e/soak
 
 end-to-end: ## tests against the three-node cluster
 	@e2e/end-to-end

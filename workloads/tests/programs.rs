@@ -6,11 +6,8 @@ mod support;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use support::process::{CONSUMER, LIVEVIEW, PUBLISHER, free_port};
 use support::{Broker, Database, company, mongodb, rabbitmq};
-
-const PUBLISHER: &str = env!("CARGO_BIN_EXE_stock-publisher");
-const CONSUMER: &str = env!("CARGO_BIN_EXE_stock-consumer");
-const LIVEVIEW: &str = env!("CARGO_BIN_EXE_stock-liveview");
 
 type Variables<'a> = &'a [(&'a str, &'a str)];
 
@@ -23,11 +20,6 @@ fn command(program: &str, variables: Variables<'_>) -> Command {
 fn run(program: &str, variables: Variables<'_>) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command(program, variables).output().unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 #[test]

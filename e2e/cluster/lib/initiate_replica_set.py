@@ -1,4 +1,4 @@
-"""Initiates a replica set of one member: initiate_replica_set.py HOST PORT SET. Nothing but Python is needed.
+"""Initiates a replica set: initiate_replica_set.py SET ELECTION-TIMEOUT-MILLISECONDS HOST:PORT... Nothing but Python is needed.
 
 The stand-in image has no mongosh and a driver would need a virtual environment, for two commands of a dozen bytes.
 """
@@ -25,10 +25,11 @@ def encode(document: dict) -> bytes:
     return struct.pack("<i", len(body) + 5) + body + b"\0"
 
 
-def command(host: str, port: int, document: dict) -> bytes:
+def command(member: str, document: dict) -> bytes:
     """Sends one command and returns the raw answer; what is asked of it is only whether a field is in it."""
     message = struct.pack("<i", 0) + b"\0" + encode({**document, "$db": "admin"})
-    with socket.create_connection((host, port), timeout=10) as connection:
+    host, port = member.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(struct.pack("<iiii", len(message) + 16, 1, 0, 2013) + message)
         answer = b""
         while len(answer) < 4 or len(answer) < struct.unpack("<i", answer[:4])[0]:
@@ -40,13 +41,17 @@ def command(host: str, port: int, document: dict) -> bytes:
 
 
 def main() -> None:
-    host, port, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    member = {"_id": 0, "host": f"{host}:{port}"}
-    answer = command(host, port, {"replSetInitiate": {"_id": name, "members": [member]}})
+    name, election_timeout, *members = sys.argv[1:]
+    config = {
+        "_id": name,
+        "members": [{"_id": number, "host": member} for number, member in enumerate(members)],
+        "settings": {"electionTimeoutMillis": int(election_timeout)},
+    }
+    answer = command(members[0], {"replSetInitiate": config})
     if b"ok\0" + struct.pack("<d", 1.0) not in answer and b"AlreadyInitialized" not in answer:
         sys.exit(f"replSetInitiate was refused: {answer!r}")
     end = time.monotonic() + 30
-    while b"isWritablePrimary\0\x01" not in command(host, port, {"hello": 1}):
+    while not any(b"isWritablePrimary\0\x01" in command(member, {"hello": 1}) for member in members):
         if time.monotonic() > end:
             sys.exit("no primary after 30 s")
         time.sleep(0.05)

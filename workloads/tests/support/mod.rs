@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy knows tests, not their helpers")]
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod process;
+
 use std::time::Duration;
 
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
