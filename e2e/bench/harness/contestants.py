@@ -36,7 +36,8 @@ PUBLISHER = Contestant("ours", [str(OURS / "stock-publisher")], ANY_PORT)
 GO_PUBLISHER = Contestant("Go amqp091", [str(INSTALLED / "go/publisher")])
 NODE_PUBLISHER = Contestant("Node amqplib", ["node", str(BENCH / "node/publisher.js")])
 PIKA_PUBLISHER = Contestant("Python pika", [PYTHON, str(BENCH / "python/publisher.py")])
-PUBLISHERS = [PUBLISHER, GO_PUBLISHER, NODE_PUBLISHER, PIKA_PUBLISHER]
+GO_SEQUENCED = Contestant("Go amqp091, our properties", [str(INSTALLED / "go/publisher")], {"SEQUENCED": "1"})
+PUBLISHERS = [PUBLISHER, GO_SEQUENCED, GO_PUBLISHER, NODE_PUBLISHER, PIKA_PUBLISHER]
 
 TICKER = Contestant("Go, a ticker", [str(INSTALLED / "go/ticker")])
 

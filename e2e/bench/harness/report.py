@@ -38,7 +38,7 @@ TABLES = {
     ], "ours"),
     "latency": ("consumer", [Column("p50 ms", "p50 ms", 1), Column("p99 ms", "p99 ms", 1), Column("longest ms", "max ms", 1), Column("windows", "windows")], None),
     "companies": ("companies", [
-        Column("publisher", "publisher %", 2), Column("consumer", "consumers %", 2), Column("broker", "broker %", 2),
+        Column("events/s each", "events/s"), Column("publisher", "publisher %", 2), Column("consumer", "consumers %", 2), Column("broker", "broker %", 2),
         Column("MongoDB", "database %", 2), Column("all", "all %", 2),
         Column("MiB of a consumer", "consumer MiB", 1), Column("its peak MiB", "consumer peak MiB", 1), Column("publisher's peak MiB", "publisher peak MiB", 1),
     ], None),

@@ -3,9 +3,11 @@
 Rule: a sample holds plain numbers under the names that the report prints; a run that fails ends the benchmark.
 """
 
+import datetime
 import random
 import statistics
 import time
+import urllib.request
 
 from . import contestants as who
 from .process import Failed, Program, cpu_seconds, memory_mib
@@ -135,6 +137,7 @@ def pace(servers, contestant, seconds):
     with servers.queues(1) as [queue]:
         servers.quiet()
         environment = {"RABBITMQ_URL": servers.broker_url, "COMPANY": queue, "TICKER_INTERVAL": "1"}
+        before = servers.costs()
         run = Program(contestant, environment, silent=True)
         try:
             deadline = time.perf_counter() + 20
@@ -153,17 +156,18 @@ def pace(servers, contestant, seconds):
             run.wait()
         finally:
             run.kill()
+        cost = spent(before, servers.costs(), run.cpu)
         (start, first), (end, last) = points[0], points[-1]
         rate = (last - first) / (end - start)
         drift = max(abs(depth - first - 1000 * (at - start)) for at, depth in points)
-        return {"events/s": rate, "off %": (rate / 1000 - 1) * 100, "furthest events": drift, "CPU µs/event": cpu / (last - first) * 1e6}
+        return {"events/s": rate, "off %": (rate / 1000 - 1) * 100, "furthest events": drift, "CPU µs/event": cpu / (last - first) * 1e6, **cost}
 
 
 def latency(servers, consumer, batch, seconds):
     """Two companies at 1000 events/s: from the publication of a window's last event until a reader of the majority sees it."""
     with servers.queues(2) as queues, servers.collection() as (collection, database), watch(collection) as stream:
         servers.quiet()
-        programs = []
+        programs, before = [], servers.costs()
         try:
             for queue in queues:
                 # The peers end by a count, which is not reached here.
@@ -174,7 +178,9 @@ def latency(servers, consumer, batch, seconds):
             programs.append(Program(who.PUBLISHER, {"RABBITMQ_URL": servers.broker_url, "COMPANIES": ",".join(queues), "TICKER_INTERVAL": "1"}))
             latencies = []
             for _, document in next_windows(stream, time.perf_counter() + seconds + 3):
-                latencies.append(time.time() * 1000 - document["lastAt"].timestamp() * 1000)
+                published = document["lastAt"].replace(tzinfo=datetime.timezone.utc).timestamp()
+                latencies.append((time.time() - published) * 1000)
+            cost = spent(before, servers.costs(), *(cpu_seconds(program.pid) for program in programs))
         finally:
             for program in reversed(programs):
                 program.kill()
@@ -182,7 +188,7 @@ def latency(servers, consumer, batch, seconds):
         measured = sorted(latencies[2 * 1000 // batch:])
         if len(measured) < 0.8 * seconds * 2000 / batch:
             raise Failed(f"{consumer.name}: {len(measured)} windows of {batch} in {seconds} s at 2000 events/s")
-        return {"p50 ms": percentile(measured, 50), "p99 ms": percentile(measured, 99), "max ms": measured[-1], "windows": len(measured)}
+        return {"p50 ms": percentile(measured, 50), "p99 ms": percentile(measured, 99), "max ms": measured[-1], "windows": len(measured), **cost}
 
 
 def percentile(ordered, percent):
@@ -201,7 +207,7 @@ def companies(servers, count, seconds):
             for consumer in consumers:
                 consumer.await_line("consuming", 120)
             publisher = Program(who.PUBLISHER, {"RABBITMQ_URL": servers.broker_url, "COMPANIES": ",".join(queues), "TICKER_INTERVAL": "10"})
-            publisher.await_line("publishing for", 30)
+            _, metrics = publisher.await_line(r"metrics on http://[\d.]+:(\d+)", 30)
             # All start within one instant; their first windows say that they have settled.
             deadline = time.perf_counter() + 60
             while len(collection.distinct("company")) < count:
@@ -209,12 +215,12 @@ def companies(servers, count, seconds):
                     raise publisher.failed("not every company has a window after 60 s")
                 time.sleep(0.2)
             began, before = time.perf_counter(), servers.costs()
-            stored = collection.count_documents({})
+            confirmed = events_confirmed(metrics[1])
             cpu_before = [cpu_seconds(program.pid) for program in [publisher, *consumers]]
             time.sleep(seconds)
             cpu = [cpu_seconds(program.pid) - was for program, was in zip([publisher, *consumers], cpu_before)]
             took = time.perf_counter() - began
-            windows = collection.count_documents({}) - stored
+            rate = (events_confirmed(metrics[1]) - confirmed) / took / count
             cost = spent(before, servers.costs(), *cpu)
             memory = [memory_mib(consumer.pid, "Pss") for consumer in consumers]
             peak = max(consumer.peak_mib for consumer in consumers)
@@ -225,12 +231,19 @@ def companies(servers, count, seconds):
                     program.kill()
         part = 100 / took / count
         return {
-            "windows": windows,
+            "events/s": rate,
             "publisher %": cpu[0] * part, "consumers %": sum(cpu[1:]) * part, "broker %": cost["broker"] * part,
             "database %": cost["database"] * part, "all %": (sum(cpu) + cost["broker"] + cost["database"]) * part,
             "consumer MiB": statistics.fmean(memory), "consumer peak MiB": peak, "publisher peak MiB": publisher_peak,
             "others": cost["others"],
         }
+
+
+def events_confirmed(port):
+    """What our publisher says that the broker has confirmed, of all companies."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(int(line.split()[-1]) for line in lines if line.startswith("stock_publisher_events_confirmed_total"))
 
 
 def by_name(contestants, run):

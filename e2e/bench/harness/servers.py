@@ -18,15 +18,25 @@ from .process import Failed, cpu_seconds, machine_cpu_seconds
 QUORUM = {"x-queue-type": "quorum"}
 
 
+def database():
+    """The replica set of three where it runs, for that is what a pipeline has; else the single member."""
+    for name in ("STOCK_TEST_REPLICA_SET_URL", "STOCK_TEST_MONGODB_URL"):
+        if url := os.environ.get(name):
+            client = pymongo.MongoClient(url, serverSelectionTimeoutMS=5_000)
+            with contextlib.suppress(pymongo.errors.ServerSelectionTimeoutError):
+                client.admin.command("ping")
+                return url, client
+    raise Failed("no database answers: set STOCK_TEST_REPLICA_SET_URL or STOCK_TEST_MONGODB_URL")
+
+
 class Servers:
     """Broker and database at the addresses of the environment, on this machine: their processes are looked at."""
 
     def __init__(self):
         self.broker_url = os.environ["STOCK_TEST_RABBITMQ_URL"]
-        self.database_url = os.environ.get("STOCK_TEST_REPLICA_SET_URL") or os.environ["STOCK_TEST_MONGODB_URL"]
         self._management = os.environ["STOCK_TEST_MANAGEMENT_URL"]
         self._broker = None
-        self._database = pymongo.MongoClient(self.database_url, serverSelectionTimeoutMS=10_000)
+        self.database_url, self._database = database()
         self._name = f"bench_{secrets.token_hex(4)}"
         [self._node] = self._ask("/api/nodes")
         members = self._database.admin.command("hello")["hosts"]
