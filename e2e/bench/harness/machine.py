@@ -17,7 +17,8 @@ REPOSITORY = BENCH.parent.parent
 
 def machine():
     """One line."""
-    model = next(line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    model = model[1].strip() if model else platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, Linux {platform.release()}"
 
@@ -37,7 +38,8 @@ def said(command):
 
 def versions(servers):
     """`{what: version}`."""
-    go = dict(re.findall(r"^\s(\S+) (v\S+)$", (BENCH / "go/go.mod").read_text(), re.MULTILINE))
+    go = dict(re.findall(r"([^/\s]+)(?:/v\d+)? v(\S+)$", (BENCH / "go/go.mod").read_text(), re.MULTILINE))
+    go["go"] = said(["go", "version"]).split()[2].removeprefix("go")
     node = json.loads((BENCH / "node/package.json").read_text())["dependencies"]
     python = dict(line.split("==") for line in (BENCH / "python/requirements.txt").read_text().split())
     rust = dict(re.findall(r'name = "(lapin|mongodb)"\nversion = "([^"]+)"', (REPOSITORY / "Cargo.lock").read_text()))
@@ -45,7 +47,7 @@ def versions(servers):
     return {
         **servers.versions,
         "ours": f"{said(['rustc', '--version']).split(' (')[0]}, lapin {rust['lapin']}, mongodb {rust['mongodb']}",
-        "Go": f"{said(['go', 'version']).split()[2].removeprefix('go')}, amqp091-go {go['github.com/rabbitmq/amqp091-go']}, mongo-driver {go['go.mongodb.org/mongo-driver/v2']}",
+        "Go": f"{go['go']}, amqp091-go {go['amqp091-go']}, mongo-driver {go['mongo-driver']}",
         "Node": f"{said(['node', '--version'])}, amqplib {node['amqplib']}, mongodb {node['mongodb']}",
         "Python": f"{said([PYTHON, '--version']).split()[1]}, pika {python['pika']}, pymongo {python['pymongo']}",
         "PerfTest": f"{perftest}, {said(['java', '-version'])}",

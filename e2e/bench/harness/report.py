@@ -29,21 +29,37 @@ DATABASE = Column("MongoDB CPU s", "database", 1)
 TABLES = {
     "drain": ("consumer", [RATE, CPU, PEAK, BROKER, DATABASE], "ours"),
     "sequenced": ("consumer", [RATE, CPU, PEAK, BROKER, DATABASE], "ours"),
-    "backlog": ("consumer", [Column("s", "seconds", 2, ratio=True), Column("s with start-up", "since start", 2, ratio=True), PEAK], "ours"),
+    "backlog": ("consumer", [
+        Column("s", "seconds", 2, ratio=True),
+        Column("s with start-up", "since start", 2, ratio=True),
+        PEAK,
+    ], "ours"),
     "memory": ("backlog", [PEAK, Column("events/s", "events/s"), Column("CPU µs/event", "CPU µs/event", 1)], None),
     "publish": ("publisher", [RATE, CPU, PEAK, BROKER], "ours"),
     "pace": ("publisher", [
-        Column("events/s", "events/s", 1), Column("off the pace, %", "off %", 2),
-        Column("furthest from the line, events", "furthest events", 1), CPU,
+        Column("events/s", "events/s", 1),
+        Column("off the pace, %", "off %", 2),
+        Column("furthest from the line, events", "furthest events", 1),
+        CPU,
     ], "ours"),
-    "latency": ("consumer", [Column("p50 ms", "p50 ms", 1), Column("p99 ms", "p99 ms", 1), Column("longest ms", "max ms", 1), Column("windows", "windows")], None),
+    "latency": ("consumer", [
+        Column("p50 ms", "p50 ms", 1),
+        Column("p99 ms", "p99 ms", 1),
+        Column("longest ms", "max ms", 1),
+        Column("windows", "windows"),
+    ], None),
     "companies": ("companies", [
-        Column("events/s each", "events/s"), Column("publisher", "publisher %", 2), Column("consumer", "consumers %", 2), Column("broker", "broker %", 2),
-        Column("MongoDB", "database %", 2), Column("all", "all %", 2),
-        Column("MiB of a consumer", "consumer MiB", 1), Column("its peak MiB", "consumer peak MiB", 1), Column("publisher's peak MiB", "publisher peak MiB", 1),
+        Column("events/s each", "events/s"),
+        Column("publisher", "publisher %", 2),
+        Column("consumer", "consumers %", 2),
+        Column("broker", "broker %", 2),
+        Column("MongoDB", "database %", 2),
+        Column("all", "all %", 2),
+        Column("MiB of a consumer", "consumer MiB", 1),
+        Column("its peak MiB", "consumer peak MiB", 1),
+        Column("publisher's peak MiB", "publisher peak MiB", 1),
     ], None),
 }
-
 
 def cell(samples, column):
     """Median (lowest–highest)."""
@@ -83,7 +99,7 @@ def section(scenario, samples, machine, commit):
     now = datetime.datetime.now(datetime.timezone.utc)
     note = f"{now:%Y-%m-%d %H:%M} UTC, commit {commit}, {repeats} repeat{'s' * (repeats > 1)}; {machine}"
     if others := [sample["others"] for runs in samples.values() for sample in runs if "others" in sample]:
-        note += f"; CPU of everything else on the machine per run: median {statistics.median(others):.1f} s, at most {max(others):.1f} s"
+        note += f"; CPU of everything else per run: median {statistics.median(others):.1f} s, at most {max(others):.1f} s"
     return f"{table(scenario, samples)}\n\n<sub>{note}</sub>"
 
 

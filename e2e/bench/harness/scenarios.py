@@ -33,7 +33,7 @@ def interleaved(repeats, runs):
 
 def fill(servers, queue, count, environment=None):
     """Puts events into a queue, confirmed, and waits until the servers are quiet again."""
-    run = Program(who.GO_PUBLISHER, {"RABBITMQ_URL": servers.broker_url, "COMPANY": queue, "COUNT": str(count), **(environment or {})})
+    run = Program(who.GO_PUBLISHER, {"COMPANY": queue, "COUNT": str(count), **(environment or {})})
     try:
         run.await_line(CONFIRMED, 120)
         run.wait()
@@ -48,7 +48,7 @@ def drain(servers, contestant, count, filling=None):
     with servers.queues(1) as [queue], servers.collection() as (collection, database):
         fill(servers, queue, count, filling)
         with watch(collection) as stream:
-            environment = {"RABBITMQ_URL": servers.broker_url, "QUEUE_NAME": queue, "COUNT": str(count), **database}
+            environment = {"QUEUE_NAME": queue, "COUNT": str(count), **database}
             before = servers.costs()
             run = Program(contestant, environment)
             try:
@@ -92,7 +92,7 @@ def perftest(servers, queue, options, verb, timeout):
     finally:
         run.kill()
     cost = spent(before, servers.costs(), run.cpu)
-    seconds, total = [], 0
+    seconds = []
     for line in run.lines():
         if match := who.PERFTEST_SECOND[verb].search(line):
             seconds.append((float(match[1]), int(match[2].replace(",", ""))))
@@ -109,7 +109,7 @@ def publish(servers, contestant, count):
     """One publisher fills a queue; it times itself from its first publish to its last confirm."""
     with servers.queues(1) as [queue]:
         servers.quiet()
-        environment = {"RABBITMQ_URL": servers.broker_url, "COMPANY": queue, "COUNT": str(count), "TICKER_INTERVAL": "0"}
+        environment = {"COMPANY": queue, "COUNT": str(count), "TICKER_INTERVAL": "0"}
         before = servers.costs()
         run = Program(contestant, environment)
         try:
@@ -126,17 +126,17 @@ def publish(servers, contestant, count):
 
 def publish_by_perftest(servers, seconds):
     """PerfTest publishes for some seconds."""
-    options = ["--producers", "1", "--consumers", "0", "--confirm", "1000", "--flag", "persistent", "--size", "64", "--time", str(seconds)]
+    options = ["--producers", "1", "--consumers", "0", "--confirm", "1000", "--flag", "persistent", "--size", "64"]
     with servers.queues(1) as [queue]:
         servers.quiet()
-        return perftest(servers, queue, options, "sent", seconds + 30)
+        return perftest(servers, queue, [*options, "--time", str(seconds)], "sent", seconds + 30)
 
 
 def pace(servers, contestant, seconds):
     """A publisher of nominally 1000 events/s, watched through the length of its queue."""
     with servers.queues(1) as [queue]:
         servers.quiet()
-        environment = {"RABBITMQ_URL": servers.broker_url, "COMPANY": queue, "TICKER_INTERVAL": "1"}
+        environment = {"COMPANY": queue, "TICKER_INTERVAL": "1"}
         before = servers.costs()
         run = Program(contestant, environment, silent=True)
         try:
@@ -160,7 +160,13 @@ def pace(servers, contestant, seconds):
         (start, first), (end, last) = points[0], points[-1]
         rate = (last - first) / (end - start)
         drift = max(abs(depth - first - 1000 * (at - start)) for at, depth in points)
-        return {"events/s": rate, "off %": (rate / 1000 - 1) * 100, "furthest events": drift, "CPU µs/event": cpu / (last - first) * 1e6, **cost}
+        return {
+            "events/s": rate,
+            "off %": (rate / 1000 - 1) * 100,
+            "furthest events": drift,
+            "CPU µs/event": cpu / (last - first) * 1e6,
+            **cost,
+        }
 
 
 def latency(servers, consumer, batch, seconds):
@@ -171,11 +177,11 @@ def latency(servers, consumer, batch, seconds):
         try:
             for queue in queues:
                 # The peers end by a count, which is not reached here.
-                environment = {"RABBITMQ_URL": servers.broker_url, "QUEUE_NAME": queue, "COUNT": "1000000000", "BATCH_SIZE": str(batch), **database}
+                environment = {"QUEUE_NAME": queue, "COUNT": "1000000000", "BATCH_SIZE": str(batch), **database}
                 programs.append(Program(consumer, environment))
             for program in programs:
                 program.await_line("consuming", 20)
-            programs.append(Program(who.PUBLISHER, {"RABBITMQ_URL": servers.broker_url, "COMPANIES": ",".join(queues), "TICKER_INTERVAL": "1"}))
+            programs.append(Program(who.PUBLISHER, {"COMPANIES": ",".join(queues), "TICKER_INTERVAL": "1"}))
             latencies = []
             for _, document in next_windows(stream, time.perf_counter() + seconds + 3):
                 published = document["lastAt"].replace(tzinfo=datetime.timezone.utc).timestamp()
@@ -188,7 +194,13 @@ def latency(servers, consumer, batch, seconds):
         measured = sorted(latencies[2 * 1000 // batch:])
         if len(measured) < 0.8 * seconds * 2000 / batch:
             raise Failed(f"{consumer.name}: {len(measured)} windows of {batch} in {seconds} s at 2000 events/s")
-        return {"p50 ms": percentile(measured, 50), "p99 ms": percentile(measured, 99), "max ms": measured[-1], "windows": len(measured), **cost}
+        return {
+            "p50 ms": percentile(measured, 50),
+            "p99 ms": percentile(measured, 99),
+            "max ms": measured[-1],
+            "windows": len(measured),
+            **cost,
+        }
 
 
 def percentile(ordered, percent):
@@ -203,10 +215,10 @@ def companies(servers, count, seconds):
         consumers, publisher = [], None
         try:
             for queue in queues:
-                consumers.append(Program(who.CONSUMER, {"RABBITMQ_URL": servers.broker_url, "QUEUE_NAME": queue, **database}))
+                consumers.append(Program(who.CONSUMER, {"QUEUE_NAME": queue, **database}))
             for consumer in consumers:
                 consumer.await_line("consuming", 120)
-            publisher = Program(who.PUBLISHER, {"RABBITMQ_URL": servers.broker_url, "COMPANIES": ",".join(queues), "TICKER_INTERVAL": "10"})
+            publisher = Program(who.PUBLISHER, {"COMPANIES": ",".join(queues), "TICKER_INTERVAL": "10"})
             _, metrics = publisher.await_line(r"metrics on http://[\d.]+:(\d+)", 30)
             # All start within one instant; their first windows say that they have settled.
             deadline = time.perf_counter() + 60
