@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(CURDIR)/.local/bin:$(PATH)
 
-.PHONY: help demo demo-down test check unit integration soak end-to-end browser cluster cluster-down images crd golden
+.PHONY: help demo demo-down test check unit integration soak end-to-end browser bench cluster cluster-down images crd golden
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -35,6 +35,9 @@ end-to-end: ## tests against the three-node cluster
 
 browser: ## the page in a headless Chromium, against the demo
 	@e2e/browser/run
+
+bench: ## our programs beside PerfTest, Go, Node.js and Python ones; writes docs/benchmarks.md (half an hour)
+	@e2e/bench/run
 
 cluster: ## three Kubernetes nodes: kind where there is Docker, else on this machine; kubeconfig in .local/kubeconfig
 	@e2e/cluster/up
