@@ -13,6 +13,7 @@ pub mod pipeline;
 pub mod ranges;
 pub mod session;
 pub mod settings;
+pub mod settlement;
 pub mod store;
 pub mod verify;
 

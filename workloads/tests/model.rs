@@ -133,9 +133,8 @@ impl World {
                     if taken.is_some() {
                         steps.push(Step::Settle(who));
                     }
-                    if self.left.resends > 0
-                        || (taken.is_none() && !self.sent.iter().any(|sent| sent.id == document.id))
-                    {
+                    // Nobody waits for an answer for ever: what has not arrived is sent again.
+                    if taken.is_none() && !self.sent.iter().any(|sent| sent.id == document.id) {
                         steps.push(Step::Resend(who));
                     }
                 }

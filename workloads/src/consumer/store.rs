@@ -17,6 +17,7 @@ use wire::window::field;
 use super::marks::{Marks, Seen};
 use super::pipeline::Filled;
 use super::ranges::Ranges;
+use super::settlement::{Settlement, settle};
 use crate::database::{self, explain, is_duplicate_key};
 
 /// A command without an answer for so long has lost its server; the driver itself would wait for ever.
@@ -113,14 +114,15 @@ pub async fn insert(windows: &Collection<Document>, document: Document) -> anyho
             Ok(Ok(_)) => return Ok(if told { Stored::Told } else { Stored::Settled }),
             Ok(Err(error)) if is_duplicate_key(&error) => {
                 match timeout(ATTEMPT_TIMEOUT, owner(windows, &document)).await {
-                    Ok(Ok(Some(id))) if Some(&id) == document.get(field::ID) => return Ok(Stored::Settled),
-                    Ok(Ok(Some(_))) => {
-                        return Err(anyhow!(
-                            "another consumer of this company stored this window first; reading where it stands"
-                        ));
-                    }
-                    // It is there, but not yet on a majority.
-                    Ok(Ok(None)) => anyhow!("it waits for a majority"),
+                    Ok(Ok(owner)) => match settle(&document.get(field::ID), owner.as_ref().map(Some).as_ref()) {
+                        Settlement::Stored => return Ok(Stored::Settled),
+                        Settlement::Overtaken => {
+                            return Err(anyhow!(
+                                "another consumer of this company stored this window first; reading where it stands"
+                            ));
+                        }
+                        Settlement::Unknown => anyhow!("it waits for a majority"),
+                    },
                     Ok(Err(error)) => in_words(error),
                     Err(_) => anyhow!("no answer within {ATTEMPT_TIMEOUT:?}"),
                 }

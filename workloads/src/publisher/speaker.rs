@@ -105,13 +105,16 @@ impl Speaker {
         let start = Instant::now();
         let mut pacer = Pacer::new(self.interval);
         let mut quiet_since = start;
-        while !stop.is_cancelled() && !self.is_done() {
+        while !stop.is_cancelled() {
             if self.hear()? || self.outbox.is_empty() {
                 quiet_since = Instant::now();
             } else if quiet_since.elapsed() >= NO_CONFIRM {
                 return Err(anyhow!(
                     "the broker confirmed nothing for {NO_CONFIRM:?}: is it short of memory or disk, has the queue a majority"
                 ));
+            }
+            if self.is_done() {
+                break;
             }
             if self.outbox.has_refused() {
                 // Only when nothing is under way can an old confirm not be taken for the new sending.
