@@ -38,7 +38,7 @@ class Servers:
         self._broker = None
         self.database_url, self._database = database()
         self._name = f"bench_{secrets.token_hex(4)}"
-        [self._node] = self._ask("/api/nodes")
+        self._node = self._running_node()
         members = self._database.admin.command("hello")["hosts"]
         direct = [pymongo.MongoClient(f"mongodb://{host}/?directConnection=true") for host in members]
         self._member_pids = [client.admin.command("serverStatus")["pid"] for client in direct]
@@ -47,6 +47,12 @@ class Servers:
             "Erlang": self._ask("/api/overview")["erlang_version"],
             "MongoDB": f"{self._database.server_info()['version']}, {len(members)} member{'s' * (len(members) > 1)}",
         }
+
+    def _running_node(self):
+        """The broker's node; one that has just started says little about itself at first."""
+        while "os_pid" not in (node := self._ask("/api/nodes")[0]):
+            time.sleep(0.1)
+        return node
 
     def _ask(self, path):
         scheme, _, rest = self._management.partition("://")
