@@ -35,12 +35,14 @@ pub mod field {
     pub const UNSEQUENCED: &str = "unsequenced";
     /// The sequence numbers of the window's events: `[{source, ranges: [first, last, first, last, …]}]`.
     pub const SEQUENCES: &str = "sequences";
-    /// The same of all the company's events up to and with this window, and when each source was last heard: `[{source, ranges, at}]`.
+    /// The same of all the company's events up to and with this window, and when each source was last heard: `[{source, ranges, ages, at}]`.
     pub const MARKS: &str = "marks";
     /// In [`SEQUENCES`] and [`MARKS`]: one life of one publisher.
     pub const SOURCE: &str = "source";
     /// In [`SEQUENCES`] and [`MARKS`]: first and last number of each range, ascending.
     pub const RANGES: &str = "ranges";
+    /// In [`MARKS`]: for each range, the company's count of events when the range last grew; what is old may be forgotten.
+    pub const AGES: &str = "ages";
     /// In [`MARKS`]: when the source's last event was taken.
     pub const AT: &str = "at";
     /// The process that wrote the document.

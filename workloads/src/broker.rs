@@ -49,7 +49,9 @@ impl Address {
                     uri.vhost = "/".into();
                 }
                 let query = &mut uri.query;
-                query.heartbeat = Some(query.heartbeat.map_or(HEARTBEAT, |seconds| seconds.clamp(1, HEARTBEAT)));
+                // 0 is none at all, and then nobody would notice a host that vanished.
+                let wished = query.heartbeat.filter(|seconds| *seconds > 0);
+                query.heartbeat = Some(wished.map_or(HEARTBEAT, |seconds| seconds.min(HEARTBEAT)));
                 query.frame_max.get_or_insert(FRAME_MAX);
                 Ok(uri)
             })
@@ -91,7 +93,7 @@ pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection
     bail!("cannot connect to the broker at {}", causes.join(", "))
 }
 
-/// Resolves when the connection is lost, also while nothing is being sent.
+/// Resolves when the connection is lost, also while nothing is being sent. It hears what happens from the call on.
 pub fn lost(connection: &Connection) -> impl Future<Output = anyhow::Error> + use<'_> {
     let mut events = Box::pin(connection.events_listener());
     async move {
@@ -175,7 +177,7 @@ mod tests {
         for (text, seconds) in [
             ("amqp://h", 5),
             ("amqp://h/%2f?heartbeat=60", 5),
-            ("amqp://h/%2f?heartbeat=0", 1),
+            ("amqp://h/%2f?heartbeat=0", 5),
             ("amqp://h/%2f?heartbeat=3", 3),
         ] {
             assert_eq!(Address::parse(Some(text)).unwrap().0[0].query.heartbeat, Some(seconds), "{text}");

@@ -61,6 +61,7 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
             () = stop.cancelled() => {}
         }
     }
+    speakers.iter().for_each(Speaker::report);
     let unconfirmed: usize = speakers.iter().map(Speaker::unconfirmed).sum();
     if unconfirmed > 0 {
         tracing::warn!("stopped with {unconfirmed} events that the broker did not confirm; some of them it may have");

@@ -64,15 +64,20 @@ fn published_at(properties: &BasicProperties) -> Option<i64> {
 
 fn sequence(properties: &BasicProperties) -> Option<Sequence<'_>> {
     let headers = properties.headers().as_ref()?.inner();
-    match (headers.get(SOURCE_HEADER)?, headers.get(SEQUENCE_HEADER)?) {
-        (AMQPValue::LongString(source), AMQPValue::LongLongInt(number)) if source.as_bytes().len() <= MAX_SOURCE => {
-            Some(Sequence {
-                source: std::str::from_utf8(source.as_bytes()).ok()?,
-                number: u64::try_from(*number).ok()?,
-            })
-        }
-        _ => None,
-    }
+    let AMQPValue::LongString(source) = headers.get(SOURCE_HEADER)? else { return None };
+    let source = std::str::from_utf8(source.as_bytes()).ok().filter(|source| source.len() <= MAX_SOURCE)?;
+    // Each client has its own idea of how wide a number is; pika's depends on the number.
+    let number = match *headers.get(SEQUENCE_HEADER)? {
+        AMQPValue::LongLongInt(number) => number,
+        AMQPValue::LongInt(number) => number.into(),
+        AMQPValue::LongUInt(number) => number.into(),
+        AMQPValue::ShortInt(number) => number.into(),
+        AMQPValue::ShortUInt(number) => number.into(),
+        AMQPValue::ShortShortInt(number) => number.into(),
+        AMQPValue::ShortShortUInt(number) => number.into(),
+        _ => return None,
+    };
+    Some(Sequence { source, number: u64::try_from(number).ok()? })
 }
 
 #[cfg(test)]
@@ -105,6 +110,12 @@ mod tests {
         let company = "MSFT".parse().unwrap();
         let reading = read(&company, body, &ours, 5).unwrap();
         assert_eq!((reading.at, reading.sequence), (1_800_000_000_123, Some(Sequence { source: "abc", number: 7 })));
+        for narrow in [AMQPValue::LongInt(7), AMQPValue::ShortUInt(7), AMQPValue::ShortShortInt(7)] {
+            let mut headers = ours.headers().clone().unwrap();
+            headers.insert(SEQUENCE_HEADER.into(), narrow);
+            let ours = ours.clone().with_headers(headers);
+            assert_eq!(read(&company, body, &ours, 5).unwrap().sequence, Some(Sequence { source: "abc", number: 7 }));
+        }
         let plain = BasicProperties::default();
         let reading = read(&company, body, &plain, 5).unwrap();
         assert_eq!((reading.at, reading.sequence), (5, None));

@@ -18,10 +18,13 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(4);
 const RENEW: Duration = Duration::from_secs(1);
 /// From one attempt of a standby to the next.
 const ATTEMPT: Duration = Duration::from_millis(500);
-/// Bound of one command.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A holder that could not renew for so long has lost the database and gives way.
-const GIVE_UP: Duration = Duration::from_secs(15);
+/// Bound of one command: a renewal that hangs must not be the last before the lease is over.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Whoever could not reach the database for so long gives way: longer than an election.
+const GIVE_UP: Duration = Duration::from_secs(8);
+/// A process of the same pod is taken for a successor when the lease was not renewed for so long. Programs that share a name
+/// by mistake renew it more often, and so do not take it from each other.
+const PREDECESSOR_SILENT: Duration = Duration::from_millis(1500);
 
 mod field {
     pub const HOLDER: &str = "holder";
@@ -39,8 +42,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The lease of `company` in the collection beside `windows`; nothing is claimed yet. `holder` names this process. A process
-    /// in the same `pod` is its predecessor, whose lease it need not wait for.
+    /// The lease of `company` in the collection beside `windows`; nothing is claimed yet. `holder` names this process. A silent
+    /// holder in the same `pod` is its predecessor, whose lease it need not wait for.
     #[must_use]
     pub fn new(windows: &Collection<Document>, company: &Symbol, holder: &str, pod: Option<&str>) -> Self {
         let database = windows.client().database(&windows.namespace().db);
@@ -57,13 +60,19 @@ impl Lease {
     /// When the database does not answer or refuses.
     pub async fn acquire(&self) -> anyhow::Result<()> {
         let mut told = false;
+        let mut answered = Instant::now();
         loop {
-            match self.claim().await? {
-                None => return Ok(()),
-                Some(holder) if !std::mem::replace(&mut told, true) => {
-                    tracing::info!(company = %self.company, holder, "standing by");
+            match self.claim().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(holder)) => {
+                    answered = Instant::now();
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::info!(company = %self.company, holder, "standing by");
+                    }
                 }
-                Some(_) => {}
+                // An election must not make a standby start over just when it is needed.
+                Err(error) if answered.elapsed() >= GIVE_UP => return Err(error),
+                Err(_) => {}
             }
             sleep(ATTEMPT).await;
         }
@@ -122,12 +131,20 @@ impl Lease {
             // A missing time is less than any.
             doc! {"$lte": [current(field::UNTIL), "$$NOW"]},
         ];
-        free.extend(self.pod.iter().map(|pod| doc! {"$eq": [current(field::POD), literal(pod)]}));
+        let silent_since = millis(TIME_TO_LIVE - PREDECESSOR_SILENT);
+        free.extend(self.pod.iter().map(|pod| {
+            let silent = doc! {"$lte": [current(field::UNTIL), {"$add": ["$$NOW", silent_since]}]};
+            doc! {"$and": [{"$eq": [current(field::POD), literal(pod)]}, silent]}
+        }));
         let ours = |value: Document, name: &str| doc! {"$cond": [{"$or": &free}, value, current(name)]};
         vec![doc! {"$set": {
             field::HOLDER: ours(literal(&self.holder), field::HOLDER),
             field::POD: ours(literal(self.pod.as_deref().unwrap_or_default()), field::POD),
-            field::UNTIL: ours(doc! {"$add": ["$$NOW", TIME_TO_LIVE.as_millis() as i64]}, field::UNTIL),
+            field::UNTIL: ours(doc! {"$add": ["$$NOW", millis(TIME_TO_LIVE)]}, field::UNTIL),
         }}]
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -8,8 +8,8 @@ use super::batch::{Batch, Summary};
 use super::intake::Reading;
 use super::marks::Marks;
 
-/// Ranges of sequence numbers kept per source beyond the prefetch: more than a publisher has unconfirmed.
-const SPARE_RANGES: usize = 2048;
+/// Events that a publisher sends again at most: those it has unconfirmed (`publisher::speaker::WINDOW`), and as many of a second one.
+const SENT_AGAIN: u64 = 2000;
 
 /// A window that is ready to be stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +47,7 @@ pub struct Ack {
 pub struct Pipeline {
     batch: Batch,
     marks: Marks,
-    ranges_kept: usize,
+    recent: u64,
     next_number: i64,
     last_tag: u64,
     filled: VecDeque<Filled>,
@@ -66,7 +66,7 @@ impl Pipeline {
         Self {
             batch: Batch::new(size),
             marks,
-            ranges_kept: usize::from(prefetch) + SPARE_RANGES,
+            recent: u64::from(prefetch) + SENT_AGAIN,
             next_number,
             last_tag: 0,
             filled: VecDeque::new(),
@@ -99,7 +99,7 @@ impl Pipeline {
     }
 
     fn fill(&mut self, summary: Summary, now: i64) {
-        self.marks.forget(now, self.ranges_kept);
+        self.marks.forget(now, self.recent);
         let (number, marks, last_tag) = (self.next_number, self.marks.clone(), self.last_tag);
         self.filled.push_back(Filled { number, summary, marks, last_tag });
         self.next_number += 1;

@@ -9,16 +9,23 @@ pub struct Ranges(Vec<Range>);
 struct Range {
     first: u64,
     last: u64,
+    /// The largest age given when it grew; 0 where nobody keeps ages.
+    age: u64,
 }
 
 impl Ranges {
     /// Adds a number; whether it was not there before.
     pub fn insert(&mut self, number: u64) -> bool {
+        self.insert_at(number, 0)
+    }
+
+    /// The same, for ranges that remember when they last grew: `age` ascends from call to call.
+    pub fn insert_at(&mut self, number: u64, age: u64) -> bool {
         // Numbers come nearly always in order.
         if let Some(newest) = self.0.last_mut()
             && newest.last.checked_add(1) == Some(number)
         {
-            newest.last = number;
+            (newest.last, newest.age) = (number, age);
             return true;
         }
         let index = self.0.partition_point(|range| range.last < number);
@@ -29,27 +36,36 @@ impl Ranges {
         let joins_right = self.0.get(index).is_some_and(|range| range.first == number + 1);
         match (joins_left, joins_right) {
             (true, true) => {
-                self.0[index - 1].last = self.0[index].last;
+                (self.0[index - 1].last, self.0[index - 1].age) = (self.0[index].last, age);
                 self.0.remove(index);
             }
-            (true, false) => self.0[index - 1].last = number,
-            (false, true) => self.0[index].first = number,
-            (false, false) => self.0.insert(index, Range { first: number, last: number }),
+            (true, false) => (self.0[index - 1].last, self.0[index - 1].age) = (number, age),
+            (false, true) => (self.0[index].first, self.0[index].age) = (number, age),
+            (false, false) => self.0.insert(index, Range { first: number, last: number, age }),
         }
         true
     }
 
     /// Adds a range; how many of its numbers were there before.
     pub fn insert_range(&mut self, first: u64, last: u64) -> u64 {
+        self.insert_range_at(first, last, 0)
+    }
+
+    /// The same, for ranges that remember when they last grew.
+    pub fn insert_range_at(&mut self, first: u64, last: u64, age: u64) -> u64 {
         let touching = |range: &Range| range.last.saturating_add(1) >= first && range.first <= last.saturating_add(1);
         let start =
             self.0.iter().position(touching).unwrap_or_else(|| self.0.partition_point(|range| range.last < first));
         let end = start + self.0[start..].iter().take_while(|range| touching(range)).count();
-        let (mut joined, mut known) = (Range { first, last }, 0);
+        let (mut joined, mut known) = (Range { first, last, age }, 0);
         for range in self.0.drain(start..end) {
             let (low, high) = (range.first.max(first), range.last.min(last));
             known += if low <= high { high - low + 1 } else { 0 };
-            joined = Range { first: joined.first.min(range.first), last: joined.last.max(range.last) };
+            joined = Range {
+                first: joined.first.min(range.first),
+                last: joined.last.max(range.last),
+                age: joined.age.max(range.age),
+            };
         }
         self.0.insert(start, joined);
         known
@@ -86,10 +102,20 @@ impl Ranges {
         self.0.is_empty()
     }
 
-    /// Forgets the lowest numbers until at most `ranges` ranges are left.
-    pub fn keep_highest(&mut self, ranges: usize) {
-        let surplus = self.0.len().saturating_sub(ranges);
-        self.0.drain(..surplus);
+    /// The age of each range.
+    pub fn ages(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().map(|range| range.age)
+    }
+
+    /// The largest age; 0 when there is no number.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.ages().max().unwrap_or(0)
+    }
+
+    /// Forgets the ranges whose age is not to be kept.
+    pub fn retain_ages(&mut self, keep: impl Fn(u64) -> bool) {
+        self.0.retain(|range| keep(range.age));
     }
 
     /// First and last number of each range, ascending.
@@ -132,10 +158,16 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_are_forgotten_first() {
-        let mut set: Ranges = [(0, 1), (3, 4), (6, 7)].into_iter().collect();
-        set.keep_highest(2);
-        assert_eq!(ranges(&set), [(3, 4), (6, 7)]);
+    fn a_range_remembers_when_it_last_grew() {
+        let mut set = Ranges::default();
+        for (number, age) in [(0, 1), (1, 2), (5, 3), (3, 4)] {
+            assert!(set.insert_at(number, age));
+        }
+        assert_eq!(set.ages().collect::<Vec<_>>(), [2, 4, 3]);
+        set.insert_at(4, 5);
+        assert_eq!((set.ages().collect::<Vec<_>>(), set.newest()), (vec![2, 5], 5));
+        set.retain_ages(|age| age > 2);
+        assert_eq!(ranges(&set), [(3, 5)]);
     }
 
     proptest! {

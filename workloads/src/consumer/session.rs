@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
-use futures::future::{BoxFuture, Fuse, FutureExt};
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::future::{BoxFuture, Fuse, FusedFuture, FutureExt, try_join_all};
+use futures::stream::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
@@ -15,6 +15,7 @@ use mongodb::Collection;
 use mongodb::bson::Document;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use wire::queue::Reason;
 
 use super::dead_letters::{DeadLetters, Report};
 use super::identity::Identities;
@@ -29,6 +30,8 @@ use crate::health::Readiness;
 
 /// How long SIGTERM waits for the insert under way and its acknowledgement.
 const LAST_INSERT: Duration = Duration::from_secs(7);
+/// Bound of closing a connection; a lost one is not even told.
+const CLOSE: Duration = Duration::from_secs(1);
 
 /// What every session of a consumer has in common.
 pub struct Surroundings<'a> {
@@ -51,54 +54,59 @@ pub struct Surroundings<'a> {
 /// stored by someone else.
 pub async fn run(surroundings: &Surroundings<'_>, stop: &CancellationToken) -> anyhow::Result<()> {
     let begun = tokio::select! {
-        begun = begin(surroundings) => begun,
+        begun = begin(surroundings) => begun.map(Some),
         () = stop.cancelled() => Ok(None),
     };
     let ended = match begun {
-        Ok(Some(session)) => {
+        Ok(Some(mut session)) => {
             surroundings.metrics.active.set(1);
-            session.consume(stop).await
+            let ended = session.consume(stop).await;
+            session.close().await;
+            ended
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
     surroundings.metrics.active.set(0);
-    // The connection is closed by now, so whoever takes over finds the events that were held.
+    surroundings.metrics.window_events.set(0);
+    // Only now, so that whoever takes over finds the events that were held in their old order.
     surroundings.lease.release().await;
     ended
 }
 
-async fn begin<'a>(surroundings: &'a Surroundings<'a>) -> anyhow::Result<Option<Session<'a>>> {
+async fn begin<'a>(surroundings: &'a Surroundings<'a>) -> anyhow::Result<Session<'a>> {
     let Surroundings { settings, windows, lease, readiness, .. } = surroundings;
     let queue = wire::queue::name(&settings.company);
     let connection = broker::connect(&settings.broker, &format!("stock-consumer {queue}")).await?;
-    let (channel, declared) = broker::open(&connection, queue, settings.queue_type).await?;
-    if declared == Declared::AsFound {
-        tracing::info!(queue, "another program made the queue with other properties; it is used as it is");
-    }
-    store::make_indexes(windows).await?;
-    readiness.ready();
-    tokio::select! {
-        acquired = lease.acquire() => acquired?,
+    let preparing = async {
+        let (channel, declared) = broker::open(&connection, queue, settings.queue_type).await?;
+        if declared == Declared::AsFound {
+            tracing::info!(queue, "another program made the queue with other properties; it is used as it is");
+        }
+        store::make_indexes(windows).await?;
+        readiness.ready();
+        lease.acquire().await?;
+        anyhow::Ok(channel)
+    };
+    let channel = tokio::select! {
+        prepared = preparing => prepared?,
         error = broker::lost(&connection) => return Err(error),
-    }
-    Session::begin(surroundings, connection, channel).await.map(Some)
+    };
+    Session::begin(surroundings, connection, channel).await
 }
 
 /// A consumer that has everything it needs and works.
 struct Session<'a> {
-    settings: &'a Settings,
-    windows: &'a Collection<Document>,
-    lease: &'a Lease,
-    metrics: &'a Metrics,
+    surroundings: &'a Surroundings<'a>,
     connection: Connection,
     channel: Channel,
     deliveries: Consumer,
     pipeline: Pipeline,
     identities: Identities,
     insert: Fuse<BoxFuture<'a, anyhow::Result<u32>>>,
-    burials: FuturesUnordered<BoxFuture<'static, anyhow::Result<u64>>>,
     dead_letters: Option<DeadLetters>,
+    waiting: Vec<(Delivery, Reason)>,
+    burial: Fuse<BoxFuture<'a, anyhow::Result<Buried>>>,
     report: Report,
 }
 
@@ -109,7 +117,7 @@ impl<'a> Session<'a> {
         connection: Connection,
         channel: Channel,
     ) -> anyhow::Result<Self> {
-        let Surroundings { settings, windows, lease, metrics, .. } = *surroundings;
+        let Surroundings { settings, windows, .. } = *surroundings;
         let queue = wire::queue::name(&settings.company);
         let newest = store::newest(windows, &settings.company).await?;
         let prefetch = prefetch(settings.batch_size);
@@ -117,7 +125,7 @@ impl<'a> Session<'a> {
         let deliveries = channel
             .basic_consume(
                 queue.into(),
-                settings.writer.as_str().into(),
+                consumer_tag(settings).into(),
                 BasicConsumeOptions::default(),
                 FieldTable::default(),
             )
@@ -125,18 +133,16 @@ impl<'a> Session<'a> {
             .with_context(|| format!("cannot consume queue {queue}"))?;
         tracing::info!(queue, window = newest.next_number, "consuming");
         Ok(Self {
-            settings,
-            windows,
-            lease,
-            metrics,
+            surroundings,
             connection,
             channel,
             deliveries,
             pipeline: Pipeline::new(settings.batch_size, prefetch, newest.next_number, newest.marks),
             identities: Identities::after(newest.id, rand::random()),
             insert: Fuse::terminated(),
-            burials: FuturesUnordered::new(),
             dead_letters: None,
+            waiting: Vec::new(),
+            burial: Fuse::terminated(),
             report: Report::default(),
         })
     }
@@ -145,8 +151,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// As [`run`].
-    async fn consume(mut self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let lease_lost = self.lease.keep();
+    async fn consume(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let lease_lost = self.surroundings.lease.keep();
         tokio::pin!(lease_lost);
         loop {
             self.advance().await?;
@@ -156,47 +162,55 @@ impl<'a> Session<'a> {
                 lost = &mut lease_lost => return Err(lost),
                 () = sleep(flush_in.unwrap_or_default()), if flush_in.is_some() => self.pipeline.flush(now_ms()),
                 stored = &mut self.insert => self.stored(stored)?,
-                Some(buried) = self.burials.next() => self.pipeline.diverted(buried?),
+                buried = &mut self.burial => self.buried(buried)?,
                 delivery = self.deliveries.next() => self.take(delivered(delivery)?).await?,
             }
         }
-        if timeout(LAST_INSERT, self.finish()).await.is_err() {
-            tracing::warn!(
+        match timeout(LAST_INSERT, self.finish()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("{error:#}; the next consumer takes its events again"),
+            Err(_) => tracing::warn!(
                 "the last window was not stored within {LAST_INSERT:?}; the next consumer takes its events again"
-            );
-        }
-        // Closing waits until the broker has read the last acknowledgement.
-        if let Ok(Err(error)) = timeout(Duration::from_secs(1), self.connection.close(200, "stopped".into())).await {
-            tracing::debug!("closing the connection: {error}");
+            ),
         }
         Ok(())
     }
 
+    /// Closing waits until the broker has read the last acknowledgement and given back the rest.
+    async fn close(self) {
+        if let Ok(Err(error)) = timeout(CLOSE, self.connection.close(200, "stopped".into())).await {
+            tracing::debug!("closing the connection: {error}");
+        }
+    }
+
     async fn finish(&mut self) -> anyhow::Result<()> {
         loop {
-            while let Some(ack) = self.pipeline.next_ack() {
-                self.channel.basic_ack(ack.tag, BasicAckOptions { multiple: ack.multiple }).await?;
-            }
+            self.advance().await?;
             if self.pipeline.is_settled() {
                 return Ok(());
             }
             tokio::select! {
                 stored = &mut self.insert => self.stored(stored)?,
-                Some(buried) = self.burials.next() => self.pipeline.diverted(buried?),
+                buried = &mut self.burial => self.buried(buried)?,
             }
         }
     }
 
-    /// Sends the acknowledgements that are due and starts the insert that is due.
+    /// Sends the acknowledgements that are due, and starts the insert and the burial that are due.
     async fn advance(&mut self) -> anyhow::Result<()> {
+        let Surroundings { settings, windows, metrics, .. } = *self.surroundings;
         while let Some(ack) = self.pipeline.next_ack() {
             let options = BasicAckOptions { multiple: ack.multiple };
             self.channel.basic_ack(ack.tag, options).await.context("cannot acknowledge")?;
         }
+        if self.burial.is_terminated() && !self.waiting.is_empty() {
+            let (open, letters) = (self.dead_letters.take(), std::mem::take(&mut self.waiting));
+            self.burial = bury(settings, open, letters).boxed().fuse();
+        }
         if let Some(filled) = self.pipeline.next_insert() {
             let id = self.identities.next(u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX));
-            let document = store::document(id, &self.settings.company, &self.settings.writer, &filled);
-            let (windows, metrics, started) = (self.windows, self.metrics, Instant::now());
+            let document = store::document(id, &settings.company, &settings.writer, &filled);
+            let started = Instant::now();
             let summary = filled.summary;
             let insert = async move {
                 if store::insert(windows, document).await? == Stored::Settled {
@@ -213,28 +227,40 @@ impl<'a> Session<'a> {
 
     fn stored(&mut self, stored: anyhow::Result<u32>) -> anyhow::Result<()> {
         let count = stored?;
-        self.metrics.windows.inc();
-        self.metrics.stored.inc_by(u64::from(count));
-        self.metrics.marks_sources.set(self.pipeline.marks().sources() as i64);
-        self.metrics.marks_ranges.set(self.pipeline.marks().ranges() as i64);
+        let metrics = self.surroundings.metrics;
+        metrics.windows.inc();
+        metrics.stored.inc_by(u64::from(count));
+        metrics.marks_sources.set(self.pipeline.marks().sources() as i64);
+        metrics.marks_ranges.set(self.pipeline.marks().ranges() as i64);
         self.pipeline.inserted();
+        Ok(())
+    }
+
+    fn buried(&mut self, buried: anyhow::Result<Buried>) -> anyhow::Result<()> {
+        let Buried { dead_letters, letters } = buried?;
+        self.dead_letters = Some(dead_letters);
+        for (tag, reason) in letters {
+            self.surroundings.metrics.dead_lettered(reason);
+            self.pipeline.diverted(tag);
+        }
         Ok(())
     }
 
     /// How long the window that is being filled may still wait for events; `None` when it may for ever.
     fn flush_in(&self, now: i64) -> Option<Duration> {
-        let (after, since) = (self.settings.flush_after?, self.pipeline.pending_since()?);
+        let (after, since) = (self.surroundings.settings.flush_after?, self.pipeline.pending_since()?);
         Some(after.saturating_sub(Duration::from_millis(u64::try_from(now - since).unwrap_or(0))))
     }
 
     /// Takes a delivery and those that have arrived with it: one turn of the loop for each would cost more than the event.
     async fn take(&mut self, first: Delivery) -> anyhow::Result<()> {
+        let Surroundings { settings, metrics, .. } = *self.surroundings;
         let now = now_ms();
         let mut next = Some(first);
-        let mut left = self.settings.batch_size.get();
+        let mut left = settings.batch_size.get();
         let (mut received, mut counted, mut skipped, mut newest) = (0, 0, 0, None);
         while let Some(delivery) = next.take() {
-            match intake::read(&self.settings.company, &delivery.data, &delivery.properties, now) {
+            match intake::read(&settings.company, &delivery.data, &delivery.properties, now) {
                 Ok(reading) => {
                     newest = Some(reading.at);
                     match self.pipeline.take(delivery.delivery_tag, &reading, now) {
@@ -242,7 +268,7 @@ impl<'a> Session<'a> {
                         Taken::Skipped => skipped += 1,
                     }
                 }
-                Err(reason) => self.divert(delivery, reason).await?,
+                Err(reason) => self.divert(delivery, reason),
             }
             received += 1;
             left -= 1;
@@ -252,32 +278,48 @@ impl<'a> Session<'a> {
             }
         }
         // Once a round: shared counters cost as much as an event's own work.
-        self.metrics.received.inc_by(received);
-        self.metrics.counted.inc_by(counted);
-        self.metrics.skipped.inc_by(skipped);
-        self.metrics.window_events.set(i64::from(self.pipeline.pending()));
+        metrics.received.inc_by(received);
+        metrics.counted.inc_by(counted);
+        metrics.skipped.inc_by(skipped);
+        metrics.window_events.set(i64::from(self.pipeline.pending()));
         if let Some(at) = newest {
-            self.metrics.lag.set((now - at) as f64 / 1000.0);
+            metrics.lag.set((now - at) as f64 / 1000.0);
         }
         Ok(())
     }
 
-    async fn divert(&mut self, delivery: Delivery, reason: wire::queue::Reason) -> anyhow::Result<()> {
-        let dead_letters = match &self.dead_letters {
-            Some(dead_letters) => dead_letters.clone(),
-            None => self
-                .dead_letters
-                .insert(DeadLetters::open(&self.settings.broker, &self.settings.company).await?)
-                .clone(),
-        };
-        self.metrics.dead_lettered(reason);
+    fn divert(&mut self, delivery: Delivery, reason: Reason) {
         if let Some(count) = self.report.count(Instant::now()) {
             tracing::warn!(%reason, "{count} messages are no events of this company and go to its dead-letter queue");
         }
         self.pipeline.divert(delivery.delivery_tag);
-        self.burials.push(dead_letters.bury(delivery, reason).boxed());
-        Ok(())
+        self.waiting.push((delivery, reason));
     }
+}
+
+/// Dead letters that the broker has.
+struct Buried {
+    dead_letters: DeadLetters,
+    letters: Vec<(u64, Reason)>,
+}
+
+/// Publishes dead letters together, and answers for all of them or for none: a message that the broker returns may come back
+/// with the confirm of another one (lapin), so no confirm counts before all are there.
+async fn bury(
+    settings: &Settings,
+    open: Option<DeadLetters>,
+    letters: Vec<(Delivery, Reason)>,
+) -> anyhow::Result<Buried> {
+    let dead_letters = match open {
+        Some(dead_letters) => dead_letters,
+        None => DeadLetters::open(&settings.broker, &settings.company).await?,
+    };
+    let buried = letters.into_iter().map(|(delivery, reason)| {
+        let dead_letters = dead_letters.clone();
+        async move { anyhow::Ok((dead_letters.bury(delivery, reason).await?, reason)) }
+    });
+    let letters = try_join_all(buried).await?;
+    Ok(Buried { dead_letters, letters })
 }
 
 /// A delivery, or why there are no more: the broker cancels a subscription when the queue is deleted or its leader moves.
@@ -291,6 +333,11 @@ fn delivered(delivery: Option<lapin::Result<Delivery>>) -> anyhow::Result<Delive
 /// Two windows: one fills while the other is being stored.
 fn prefetch(batch_size: NonZeroU32) -> u16 {
     u16::try_from(batch_size.get() * 2).unwrap_or(u16::MAX)
+}
+
+/// The writer as the broker's management page shows it; AMQP allows 255 bytes.
+fn consumer_tag(settings: &Settings) -> String {
+    settings.writer.chars().take(60).collect()
 }
 
 fn now_ms() -> i64 {

@@ -207,6 +207,7 @@ fn marks_to_bson(marks: &Marks) -> Vec<Document> {
             doc! {
                 field::SOURCE: source,
                 field::RANGES: ranges_to_bson(&seen.ranges),
+                field::AGES: seen.ranges.ages().map(|age| Bson::Int64(age as i64)).collect::<Vec<_>>(),
                 field::AT: DateTime::from_millis(seen.at),
             }
         })
@@ -225,7 +226,13 @@ fn marks(document: &Document) -> Marks {
         .filter_map(|one| {
             let (source, ranges) = source_and_ranges(one)?;
             let at = one.get_datetime(field::AT).map_or(0, |at| at.timestamp_millis());
-            Some((source, Seen { ranges: ranges.into_iter().collect(), at }))
+            let ages = one.get_array(field::AGES).into_iter().flatten();
+            let mut ages = ages.map(|age| whole_number(age).and_then(|age| u64::try_from(age).ok()).unwrap_or(0));
+            let mut seen = Seen { ranges: Ranges::default(), at };
+            for (first, last) in ranges {
+                seen.ranges.insert_range_at(first, last, ages.next().unwrap_or(0));
+            }
+            Some((source, seen))
         })
         .collect()
 }

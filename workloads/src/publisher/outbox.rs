@@ -37,6 +37,12 @@ impl Outbox {
         &self.source
     }
 
+    /// How many events the source has made.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        self.next
+    }
+
     /// How many more events fit.
     #[must_use]
     pub fn room(&self) -> usize {
