@@ -53,10 +53,9 @@ impl Ranges {
 
     /// The same, for ranges that remember when they last grew.
     pub fn insert_range_at(&mut self, first: u64, last: u64, age: u64) -> u64 {
-        let touching = |range: &Range| range.last.saturating_add(1) >= first && range.first <= last.saturating_add(1);
-        let start =
-            self.0.iter().position(touching).unwrap_or_else(|| self.0.partition_point(|range| range.last < first));
-        let end = start + self.0[start..].iter().take_while(|range| touching(range)).count();
+        let start = self.0.partition_point(|range| range.last.saturating_add(1) < first);
+        let touching = |range: &&Range| range.first <= last.saturating_add(1);
+        let end = start + self.0[start..].iter().take_while(touching).count();
         let (mut joined, mut known) = (Range { first, last, age }, 0);
         for range in self.0.drain(start..end) {
             let (low, high) = (range.first.max(first), range.last.min(last));

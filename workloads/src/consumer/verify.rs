@@ -23,6 +23,8 @@ use crate::database::explain;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Findings that are spelt out per company; the rest is counted.
 const FINDINGS_SHOWN: usize = 20;
+/// What to ask oneself when nothing is found.
+const RIGHT_PLACE: &str = "is this the right database, and the right symbol?";
 
 /// The command line of `verify`.
 #[derive(Clone, clap::Args)]
@@ -48,7 +50,7 @@ pub enum Output {
 /// What the windows of all companies say.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// Whether every event is there exactly once.
+    /// Whether there are windows, and every numbered event is in them exactly once.
     pub ok: bool,
     /// By company.
     pub companies: Vec<CompanyReport>,
@@ -74,7 +76,7 @@ pub struct CompanyReport {
     pub foreign_windows: u64,
     /// By source.
     pub sources: Vec<SourceReport>,
-    /// What else is wrong, and where.
+    /// What is wrong, and where.
     pub findings: Vec<String>,
 }
 
@@ -112,9 +114,10 @@ pub async fn verify(windows: &Collection<Document>, companies: &[Symbol]) -> any
     };
     let fields = [field::COMPANY, field::WINDOW, field::COUNT, field::UNSEQUENCED, field::SEQUENCES];
     let projection: Document = fields.into_iter().map(|name| (name.to_owned(), Bson::Int32(1))).collect();
+    // The inverse of the index (company, newest first), so that nothing is sorted; of two copies the later one comes second.
     let finding = windows
-        .find(filter.clone())
-        .sort(doc! {field::COMPANY: 1, field::ID: 1})
+        .find(filter)
+        .sort(doc! {field::COMPANY: -1, field::ID: 1})
         .projection(projection)
         .read_concern(ReadConcern::majority());
     let in_words = |error: mongodb::error::Error| anyhow!(explain(&error));
@@ -133,15 +136,18 @@ pub async fn verify(windows: &Collection<Document>, companies: &[Symbol]) -> any
     }
     let mut reports = Vec::new();
     for (company, audit) in audits {
-        let newest = windows
-            .find_one(doc! {field::COMPANY: &company, field::WINDOW: {"$type": "number"}})
-            .sort(doc! {field::WINDOW: -1})
-            .projection(doc! {field::MARKS: 1, field::WINDOW: 1})
-            .read_concern(ReadConcern::majority());
-        let newest = timeout(ANSWER_TIMEOUT, newest).await.map_err(silent)?.map_err(in_words)?;
+        let newest = match audit.newest(&company) {
+            None => None,
+            Some(newest) => {
+                let reading =
+                    windows.find_one(newest).projection(doc! {field::MARKS: 1}).read_concern(ReadConcern::majority());
+                let reading = timeout(ANSWER_TIMEOUT, reading).await.map_err(silent)?;
+                reading.map_err(in_words).context("cannot read the marks")?
+            }
+        };
         reports.push(audit.report(company, newest.as_ref()));
     }
-    Ok(Report { ok: reports.iter().all(CompanyReport::is_ok), companies: reports })
+    Ok(Report::of(reports, !companies.is_empty()))
 }
 
 /// What was read of one company so far.
@@ -153,8 +159,7 @@ struct Audit {
     foreign_windows: u64,
     numbers: Ranges,
     sources: BTreeMap<String, Source>,
-    findings: Vec<String>,
-    findings_left_out: u64,
+    findings: Findings,
 }
 
 #[derive(Default)]
@@ -163,15 +168,66 @@ struct Source {
     duplicates: u64,
 }
 
-impl Audit {
-    fn find(&mut self, finding: String) {
-        if self.findings.len() < FINDINGS_SHOWN {
-            self.findings.push(finding);
+#[derive(Default)]
+struct Findings {
+    shown: Vec<String>,
+    left_out: u64,
+}
+
+impl Findings {
+    fn add(&mut self, finding: fmt::Arguments<'_>) {
+        if self.shown.len() < FINDINGS_SHOWN {
+            self.shown.push(finding.to_string());
         } else {
-            self.findings_left_out += 1;
+            self.left_out += 1;
         }
     }
 
+    fn told(mut self) -> Vec<String> {
+        if self.left_out > 0 {
+            self.shown.push(format!("and {} more", self.left_out));
+        }
+        self.shown
+    }
+}
+
+impl Source {
+    fn gaps(&self) -> u64 {
+        self.held.highest().map_or(0, |highest| highest + 1 - self.held.count())
+    }
+}
+
+/// Those of the numbers `first` to `last` that are held, as ranges.
+fn overlap(held: &Ranges, first: u64, last: u64) -> impl Iterator<Item = (u64, u64)> {
+    // Nearly always the numbers are new and the highest, which needs no look at the others.
+    let looked_at = if held.highest() < Some(first) { 0 } else { held.len() };
+    held.iter()
+        .take(looked_at)
+        .map(move |(low, high)| (low.max(first), high.min(last)))
+        .filter(|(low, high)| low <= high)
+}
+
+/// Those of the numbers `first` to `last` that are not held, as ranges.
+fn missing(held: &Ranges, first: u64, last: u64) -> Vec<(u64, u64)> {
+    let (mut next, mut missing) = (first, Vec::new());
+    for (low, high) in overlap(held, first, last) {
+        if low > next {
+            missing.push((next, low - 1));
+        }
+        next = high + 1;
+    }
+    if next <= last {
+        missing.push((next, last));
+    }
+    missing
+}
+
+/// The subject and verb of a finding.
+fn are((first, last): (u64, u64)) -> String {
+    if first == last { format!("number {first} is") } else { format!("numbers {first}–{last} are") }
+}
+
+impl Audit {
     /// Takes one document in.
     fn add(&mut self, document: &Document) {
         let Some(number) = document.get(field::WINDOW).and_then(whole_number) else {
@@ -186,80 +242,137 @@ impl Audit {
         self.unsequenced += unsequenced;
         match u64::try_from(number) {
             Ok(number) if self.numbers.insert(number) => {}
-            _ => self.find(format!("window {number} is there twice or has a negative number")),
+            _ => self.findings.add(format_args!("window {number} is there twice or has a negative number")),
         }
         let Ok(elements) = document.get_array(field::SEQUENCES) else {
-            self.find(format!(
+            self.findings.add(format_args!(
                 "window {number} does not say which events it holds: it is older than this proof, or was edited"
             ));
             return;
         };
         let mut held = 0;
         for element in elements {
-            let Some((source, ranges)) = element.as_document().and_then(source_and_ranges) else {
-                self.find(format!("window {number} has sequences that cannot be read"));
+            let Some((name, ranges)) = element.as_document().and_then(source_and_ranges) else {
+                self.findings.add(format_args!("window {number} has sequences that cannot be read"));
                 continue;
             };
-            let source = self.sources.entry(source).or_default();
+            let source = self.sources.entry(name.clone()).or_default();
             for (first, last) in ranges {
                 held += last - first + 1;
+                for numbers in overlap(&source.held, first, last) {
+                    self.findings.add(format_args!("source {name}: {} again in window {number}", are(numbers)));
+                }
                 source.duplicates += source.held.insert_range(first, last);
             }
         }
         if held + unsequenced != count {
-            self.find(format!("window {number} counts {count} events and names {}", held + unsequenced));
+            self.findings.add(format_args!("window {number} counts {count} events and names {}", held + unsequenced));
         }
     }
 
-    /// What all of it says. `newest` is the document of the newest window, with its marks.
+    /// Finds the newest window that was read. One that was stored since has marks of events that were not looked for.
+    fn newest(&self, company: &str) -> Option<Document> {
+        let number = i64::try_from(self.numbers.highest()?).ok()?;
+        Some(doc! {field::COMPANY: company, field::WINDOW: number})
+    }
+
+    /// What all of it says. `newest` is the document of [`Audit::newest`], with its marks.
     fn report(mut self, company: String, newest: Option<&Document>) -> CompanyReport {
         if let Some(highest) = self.numbers.highest()
             && highest + 1 != self.numbers.count()
         {
             let missing = highest + 1 - self.numbers.count();
-            self.find(format!("{missing} windows are missing below window {highest}"));
+            self.findings.add(format_args!("{missing} windows are missing below window {highest}"));
         }
+        let mut marked: BTreeMap<String, Ranges> = BTreeMap::new();
         for element in newest.and_then(|newest| newest.get_array(field::MARKS).ok()).into_iter().flatten() {
-            let Some((source, marks)) = element.as_document().and_then(source_and_ranges) else { continue };
-            let held = self.sources.get(&source).map(|source| &source.held);
-            let mut all = held.cloned().unwrap_or_default();
-            let before = all.count();
-            for (first, last) in marks {
-                all.insert_range(first, last);
-            }
-            if all.count() != before {
-                let missing = all.count() - before;
-                self.find(format!("source {source}: {missing} events are marked as counted and in no window"));
+            if let Some((source, ranges)) = element.as_document().and_then(source_and_ranges) {
+                marked.insert(source, ranges.into_iter().collect());
             }
         }
-        if self.findings_left_out > 0 {
-            self.findings.push(format!("and {} more", self.findings_left_out));
+        let gaps = self.sources.values().map(Source::gaps).sum();
+        if gaps > 0 && self.foreign_windows > 0 {
+            let windows = self.foreign_windows;
+            self.findings
+                .add(format_args!("events that are in the {windows} windows of other programs look like gaps here"));
+        }
+        let nothing = Ranges::default();
+        for (source, marks) in &marked {
+            let held = self.sources.get(source).map_or(&nothing, |source| &source.held);
+            for numbers in marks.iter().flat_map(|(first, last)| missing(held, first, last)) {
+                self.findings.add(format_args!("source {source}: {} marked as counted and in no window", are(numbers)));
+            }
+        }
+        for (source, Source { held, .. }) in &self.sources {
+            let mut named = held.clone();
+            for (first, last) in marked.get(source).into_iter().flat_map(Ranges::iter) {
+                named.insert_range(first, last);
+            }
+            for numbers in missing(&named, 0, held.highest().unwrap_or_default()) {
+                self.findings.add(format_args!("source {source}: {} in no window", are(numbers)));
+            }
         }
         let sources: Vec<SourceReport> = self
             .sources
             .into_iter()
-            .map(|(source, Source { held, duplicates })| SourceReport {
-                source,
-                events: held.count(),
-                gaps: held.highest().map_or(0, |highest| highest + 1 - held.count()),
-                duplicates,
+            .map(|(name, source)| SourceReport {
+                source: name,
+                events: source.held.count(),
+                gaps: source.gaps(),
+                duplicates: source.duplicates,
             })
             .collect();
         CompanyReport {
             company,
             windows: self.windows,
             events: self.events,
-            gaps: sources.iter().map(|source| source.gaps).sum(),
+            gaps,
             duplicates: sources.iter().map(|source| source.duplicates).sum(),
             unsequenced: self.unsequenced,
             foreign_windows: self.foreign_windows,
             sources,
-            findings: self.findings,
+            findings: self.findings.told(),
         }
     }
 }
 
 impl Report {
+    /// Judges the reports of all companies. One that was `named` has to have windows, and so has one at least of all others.
+    fn of(mut companies: Vec<CompanyReport>, named: bool) -> Self {
+        let nothing = companies.iter().all(|company| company.windows == 0);
+        for company in companies.iter_mut().filter(|company| company.windows == 0 && (named || nothing)) {
+            company.findings.push(match company.foreign_windows {
+                0 => format!("there is no window: {RIGHT_PLACE}"),
+                foreign => format!("all {foreign} windows are of other programs and do not say which events they hold"),
+            });
+        }
+        Self { ok: !nothing && companies.iter().all(CompanyReport::is_ok), companies }
+    }
+
+    /// All of it in one sentence.
+    fn verdict(&self) -> String {
+        let sum = |amount: fn(&CompanyReport) -> u64| self.companies.iter().map(amount).sum::<u64>();
+        if sum(|company| company.windows + company.foreign_windows) == 0 {
+            return format!("there is no window: {RIGHT_PLACE}");
+        }
+        if sum(|company| company.gaps + company.duplicates) > 0 {
+            return "NOT every event is counted exactly once".to_owned();
+        }
+        if !self.ok {
+            return "it is NOT proven that every event is counted exactly once".to_owned();
+        }
+        let (unsequenced, foreign) = (sum(|company| company.unsequenced), sum(|company| company.foreign_windows));
+        let all = if unsequenced + foreign == 0 { "every event" } else { "every numbered event" };
+        let mut verdict = format!("{all} is counted exactly once");
+        if unsequenced > 0 {
+            verdict += &format!("; {unsequenced} events have no number and are counted at least once");
+        }
+        if foreign > 0 {
+            verdict += &format!("; which events {foreign} windows of other programs hold is not known");
+        }
+        verdict
+    }
+
     /// The report as it is printed.
     ///
     /// # Errors
@@ -300,26 +413,20 @@ impl fmt::Display for Report {
                 writeln!(formatter, "{name:<16} {finding}")?;
             }
         }
-        let verdict = match self {
-            Self { companies, .. } if companies.iter().all(|company| company.windows == 0) => {
-                "there is no window yet: is this the right database"
-            }
-            Self { ok: true, .. } => "every event is counted exactly once",
-            Self { ok: false, .. } => "NOT every event is counted exactly once",
-        };
-        write!(formatter, "{verdict}")
+        formatter.write_str(&self.verdict())
     }
 }
 
 /// Verifies and prints to standard output.
 ///
 /// # Errors
-/// When the database does not answer or refuses, or an event is missing or there twice: exit code 1 either way.
+/// When the database does not answer or refuses, an event is missing or there twice, or there is nothing to verify: exit
+/// code 1 each time.
 pub async fn run(windows: &Collection<Document>, args: &Args) -> anyhow::Result<()> {
     let report = verify(windows, &args.company).await?;
     println!("{}", report.print(args.output)?);
     if !report.ok {
-        bail!("events are missing or counted twice");
+        bail!(report.verdict());
     }
     Ok(())
 }
@@ -363,12 +470,91 @@ mod tests {
         assert_eq!(findings(&[doc! {"window": 0_i64, "count": 1_i64}]).len(), 1);
         let mut marked = window(0, 1, &[0, 0]);
         marked.insert("marks", vec![doc! {"source": "a", "ranges": [0_i64, 4]}]);
-        assert_eq!(findings(&[marked]), ["source a: 4 events are marked as counted and in no window"]);
+        assert_eq!(findings(&[marked]), ["source a: numbers 1–4 are marked as counted and in no window"]);
+    }
+
+    #[test]
+    fn every_missing_range_and_every_second_copy_is_named_once() {
+        let mut newest = window(1, 8, &[2, 3, 8, 8, 10, 14]);
+        newest.insert("marks", vec![doc! {"source": "a", "ranges": [0_i64, 4, 8, 15]}]);
+        assert_eq!(
+            report(&[window(0, 4, &[0, 2, 11, 11]), newest]).findings,
+            [
+                "source a: number 2 is again in window 1",
+                "source a: number 11 is again in window 1",
+                "source a: number 4 is marked as counted and in no window",
+                "source a: number 9 is marked as counted and in no window",
+                "source a: number 15 is marked as counted and in no window",
+                "source a: numbers 5–7 are in no window",
+            ]
+        );
+    }
+
+    #[test]
+    fn twenty_findings_are_spelt_out_and_the_others_counted() {
+        let every_second: Vec<i64> = (0..30).flat_map(|number| [2 * number, 2 * number]).collect();
+        let report = report(&[window(0, 30, &every_second)]);
+        assert_eq!((report.gaps, report.findings.len()), (29, 21));
+        assert_eq!(report.findings[0], "source a: number 1 is in no window");
+        assert_eq!(report.findings[20], "and 9 more");
+    }
+
+    #[test]
+    fn gaps_beside_windows_of_other_programs_are_explained() {
+        let findings = report(&[doc! {"avgPrice": 1.0}, window(0, 1, &[1, 1])]).findings;
+        let explanation = "events that are in the 1 windows of other programs look like gaps here";
+        assert_eq!(findings, [explanation, "source a: number 0 is in no window"]);
+    }
+
+    #[test]
+    fn marks_are_read_from_the_newest_window_that_was_read_in_whatever_order() {
+        let mut audit = Audit::default();
+        assert_eq!(audit.newest("MSFT"), None);
+        audit.add(&doc! {"avgPrice": 1.0});
+        assert_eq!(audit.newest("MSFT"), None);
+        for number in [1, 2, 0] {
+            audit.add(&window(number, 1, &[number, number]));
+        }
+        assert_eq!(audit.newest("MSFT"), Some(doc! {"company": "MSFT", "window": 2_i64}));
+        assert!(audit.report("MSFT".into(), None).is_ok());
+    }
+
+    #[test]
+    fn a_company_that_was_named_has_windows_and_so_has_one_of_all() {
+        let (full, empty) = (|| report(&[window(0, 1, &[0, 0])]), || report(&[]));
+        let judged = |companies, named| {
+            let report = Report::of(companies, named);
+            (report.ok, report.companies.iter().map(|company| company.findings.len()).collect(), report.verdict())
+        };
+        let fine = "every event is counted exactly once".to_owned();
+        let nothing = "there is no window: is this the right database, and the right symbol?".to_owned();
+        let unproven = "it is NOT proven that every event is counted exactly once".to_owned();
+        assert_eq!(judged(vec![full(), empty()], false), (true, vec![0, 0], fine));
+        assert_eq!(judged(vec![full(), empty()], true), (false, vec![0, 1], unproven.clone()));
+        assert_eq!(judged(vec![empty()], true), (false, vec![1], nothing.clone()));
+        assert_eq!(judged(vec![], false), (false, vec![], nothing));
+        assert_eq!(judged(vec![report(&[doc! {"avgPrice": 1.0}])], false), (false, vec![1], unproven));
+    }
+
+    #[test]
+    fn the_verdict_claims_no_more_than_is_proven() {
+        let mut unnumbered = window(0, 3, &[0, 0]);
+        unnumbered.insert("unsequenced", 2_i64);
+        assert_eq!(
+            Report::of(vec![report(&[unnumbered])], false).verdict(),
+            "every numbered event is counted exactly once; 2 events have no number and are counted at least once"
+        );
+        assert_eq!(
+            Report::of(vec![report(&[window(0, 1, &[0, 0]), doc! {"avgPrice": 1.0}])], false).verdict(),
+            "every numbered event is counted exactly once; which events 1 windows of other programs hold is not known"
+        );
+        let twice = report(&[window(0, 1, &[0, 0]), window(1, 1, &[0, 0])]);
+        assert_eq!(Report::of(vec![twice], false).verdict(), "NOT every event is counted exactly once");
     }
 
     #[test]
     fn the_table_ends_with_a_verdict() {
-        let report = Report { ok: true, companies: vec![report(&[window(0, 1, &[0, 0])])] };
+        let report = Report::of(vec![report(&[window(0, 1, &[0, 0])])], false);
         assert_eq!(
             report.to_string(),
             "COMPANY          SOURCE                                 EVENTS     GAPS DUPLICATES\n\
