@@ -132,8 +132,8 @@ impl Dice {
     /// How long a fault of this kind lasts.
     pub fn duration(&mut self, fault: Fault) -> Duration {
         let milliseconds = match fault {
-            StopConsumerLong | CutBrokerLong | CutDatabaseLong => 21_000..23_000,
-            StopConsumer | CutBroker | CutDatabase => 5_000..8_000,
+            StopConsumerLong | CutBrokerLong | CutDatabaseLong => 21_000..22_000,
+            StopConsumer | CutBroker | CutDatabase => 5_000..7_000,
             StopBroker | StopPrimary => 5_000..6_000,
             KillBroker => 0..2_000,
             KillPublisher | EndPublisher | KillConsumer | LoseConsumer | KillPrimary => return Duration::ZERO,
