@@ -1,6 +1,8 @@
 //! One company's programs: a publisher and two consumers, one of which is active while the other stands by.
 //! Rule: each consumer runs as a user of its own, so that the network can tell them apart.
 
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -36,8 +38,10 @@ pub struct Company {
     publisher: Process,
     pub consumers: Vec<Consumer>,
     start: Box<dyn Fn() -> Process>,
-    /// Events that publishers which are gone said the broker had confirmed.
-    pub confirmed: f64,
+    /// Publishers that were told to end.
+    ending: Vec<Process>,
+    /// Of each source that is gone: how many events the broker may have taken from it.
+    pub taken: BTreeMap<String, RangeInclusive<i64>>,
 }
 
 pub struct Consumer {
@@ -111,13 +115,13 @@ impl Company {
             ];
             Process::start(format!("publisher of {name}"), command(PUBLISHER, variables))
         });
-        Self { symbol, publisher: start(), consumers, start, confirmed: 0.0 }
+        Self { symbol, publisher: start(), consumers, start, ending: Vec::new(), taken: BTreeMap::new() }
     }
 
-    /// Waits until every program is ready and exactly one consumer is active; gives that one.
-    pub async fn settled(&mut self) -> &mut Consumer {
+    /// Waits until every program is ready and exactly one consumer is active; gives that one's position.
+    pub async fn settled(&mut self) -> usize {
         let what = format!("the programs of {} are ready and one consumer is active", self.symbol);
-        let active = eventually(&what, async || {
+        eventually(&what, async || {
             self.publisher.still_runs();
             let mut active = Vec::new();
             for (position, consumer) in self.consumers.iter_mut().enumerate() {
@@ -131,25 +135,41 @@ impl Company {
             }
             (active.len() == 1).then(|| active[0])
         })
-        .await;
-        &mut self.consumers[active]
+        .await
     }
 
-    async fn confirmed_now(&self) -> f64 {
-        metric(&self.publisher, "stock_publisher_events_confirmed_total").await.unwrap_or(0.0)
-    }
-
+    /// Nobody knows what it published since it was asked last, nor what of that the broker took.
     pub async fn kill_publisher(&mut self) {
-        self.confirmed += self.confirmed_now().await;
+        let source = field(&self.publisher.says("a new source").await, "source").unwrap();
+        let confirmed = metric(&self.publisher, "stock_publisher_events_confirmed_total").await.unwrap_or(0.0);
         self.publisher.kill();
+        self.taken.insert(source, confirmed as i64..=i64::MAX);
         self.publisher = (self.start)();
     }
 
-    /// SIGTERM to the publisher, which waits for its last confirms.
-    pub async fn stop_publishing(&mut self) {
-        self.confirmed += self.confirmed_now().await;
+    /// SIGTERM; the next one works while this one waits for its last confirms.
+    pub fn end_publisher(&mut self) {
         self.publisher.signal("TERM");
-        self.publisher.end().await;
+        self.ending.push(std::mem::replace(&mut self.publisher, (self.start)()));
+    }
+
+    /// The last one ends too. A publisher that ends in order says what it published and what of it was confirmed: without a
+    /// broker's fault in its last seconds these are the same, and then so many events must be counted, not one more or less.
+    pub async fn stop_publishing(&mut self) {
+        self.publisher.signal("TERM");
+        let mut last = 0..=0;
+        for publisher in self.ending.iter_mut().chain([&mut self.publisher]) {
+            publisher.end().await;
+            let said = eventually("a publisher that ended says what it published", async || {
+                // A thread of ours reads it, maybe a moment after the end.
+                publisher.said(" stopped company=")
+            })
+            .await;
+            let number = |name: &str| -> i64 { field(&said, name).expect(name).parse().unwrap() };
+            last = number("confirmed")..=number("published");
+            self.taken.insert(field(&said, "source").unwrap(), last.clone());
+        }
+        assert_eq!(last.start(), last.end(), "the last publisher of {} ended on servers that were well", self.symbol);
     }
 
     pub async fn stop_consuming(&mut self) {
@@ -158,6 +178,12 @@ impl Company {
             consumer.process.end().await;
         }
     }
+}
+
+/// The value of `name=value` in a line of a log, which quotes some.
+fn field(line: &str, name: &str) -> Option<String> {
+    let value = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.trim_matches('"').to_owned())
 }
 
 /// The value of a metric whose line starts so; nothing when the program does not answer, or has no such metric.
@@ -171,4 +197,17 @@ async fn get(process: &Process, path: &str) -> Option<String> {
     let port = process.said("health and metrics on http://0.0.0.0:")?;
     let request = reqwest::Client::new().get(format!("http://127.0.0.1:{port}/{path}")).timeout(Duration::from_secs(2));
     request.send().await.ok()?.error_for_status().ok()?.text().await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_of_a_log_line_is_read_with_quotes_and_without() {
+        let line = "MSFT source=\"ab12\" published=1234 confirmed=1230";
+        assert_eq!(field(line, "source").as_deref(), Some("ab12"));
+        assert_eq!(field(line, "confirmed").as_deref(), Some("1230"));
+        assert_eq!(field(line, "lost"), None);
+    }
 }

@@ -52,6 +52,16 @@ impl Servers {
         act("kill", name).await;
     }
 
+    /// SIGSTOP.
+    pub async fn pause(&self, name: &str) {
+        act("pause", name).await;
+    }
+
+    /// SIGCONT.
+    pub async fn resume(&self, name: &str) {
+        act("resume", name).await;
+    }
+
     /// Returns when it serves.
     pub async fn restart(&self, name: &str) {
         act("start", name).await;
