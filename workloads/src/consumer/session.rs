@@ -78,20 +78,21 @@ async fn begin<'a>(surroundings: &'a Surroundings<'a>) -> anyhow::Result<Session
     let Surroundings { settings, windows, lease, readiness, .. } = surroundings;
     let queue = wire::queue::name(&settings.company);
     let connection = broker::connect(&settings.broker, &format!("stock-consumer {queue}")).await?;
+    let (channel, declared) = broker::open(&connection, queue, settings.queue_type).await?;
+    // From here on: a refused declare is an error of the connection's too, and no loss of it.
+    let lost = broker::lost(&connection);
+    if declared == Declared::AsFound {
+        tracing::info!(queue, "another program made the queue with other properties; it is used as it is");
+    }
     let preparing = async {
-        let (channel, declared) = broker::open(&connection, queue, settings.queue_type).await?;
-        if declared == Declared::AsFound {
-            tracing::info!(queue, "another program made the queue with other properties; it is used as it is");
-        }
         store::make_indexes(windows).await?;
         readiness.ready();
-        lease.acquire().await?;
-        anyhow::Ok(channel)
+        lease.acquire().await
     };
-    let channel = tokio::select! {
+    tokio::select! {
         prepared = preparing => prepared?,
-        error = broker::lost(&connection) => return Err(error),
-    };
+        error = lost => return Err(error),
+    }
     Session::begin(surroundings, connection, channel).await
 }
 
