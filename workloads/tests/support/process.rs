@@ -18,9 +18,11 @@ pub fn command<'a>(program: &str, variables: impl IntoIterator<Item = (&'a str, 
     command
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that the kernel gives to nobody else: below those of outgoing connections.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    std::iter::repeat_with(|| rand::random_range(24_000..30_000))
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
 }
 
 /// A running program. Dropped, it is killed.
