@@ -2,6 +2,7 @@
 //! Rule: KUBECONFIG alone says which cluster it is, and nothing here knows how that cluster was made.
 
 pub mod children;
+pub mod drain;
 pub mod dump;
 pub mod fixtures;
 pub mod forward;

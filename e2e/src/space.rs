@@ -185,6 +185,16 @@ impl Space {
         self.list(&format!("{}={pipeline},{}={part}", operator::names::INSTANCE, operator::names::COMPONENT)).await
     }
 
+    /// The image that the pods of a part run.
+    ///
+    /// # Errors
+    /// There is no pod of it.
+    pub async fn image(&self, pipeline: &str, part: &str) -> Result<String> {
+        let pods = self.pods(pipeline, part).await?;
+        let container = pods.first().and_then(|pod| pod.spec.as_ref()?.containers.first());
+        container.and_then(|container| container.image.clone()).with_context(|| format!("no {part} has an image"))
+    }
+
     /// The objects of a kind that labels select.
     ///
     /// # Errors

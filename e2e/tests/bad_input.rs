@@ -65,11 +65,6 @@ async fn what_cannot_change_yet_is_refused_and_bad_messages_go_to_the_dead_lette
         space.apply_until_ready(&pipeline).await?;
         for (path, value, sentence) in [
             (
-                "/spec/database/replicas",
-                json!(3),
-                "database.replicas cannot be changed yet: create a new StockPipeline with the wanted number",
-            ),
-            (
                 "/spec/broker/replicas",
                 json!(3),
                 "broker.replicas cannot be changed yet: create a new StockPipeline with the wanted number",

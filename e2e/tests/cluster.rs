@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod companies;
+mod database_members;
 mod delete;
 mod drift;
 mod exactly_once;

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use e2e::drain::drain;
 use e2e::forward::Forward;
 use e2e::kubectl::kubectl;
 use e2e::page::{newer_prices_of, prices_of};
@@ -15,7 +16,6 @@ use kube::ResourceExt;
 use kube::api::DeleteParams;
 use operator::crd::StockPipeline;
 use operator::names;
-use serde_json::Value;
 
 const PIPELINE: &str = "exact";
 const COMPANIES: [&str; 2] = ["MSFT", "TSLA"];
@@ -26,8 +26,6 @@ const METRICS_PORT: u16 = 9090;
 const PROGRESS_WITHIN: Duration = Duration::from_secs(120);
 /// A standby looks at the lease each second, and the lease of a killed holder lasts 4 s; the rest is the looking from here.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(30);
-/// The queues hold little, but the figures of the status are read every 30 s only.
-const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 
 /// What a fault kills.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +55,8 @@ async fn every_event_counts_exactly_once_whatever_dies() -> Result<()> {
         }
 
         drain(space, &mut pipeline).await?;
-        let verified = exactly_once(space, PIPELINE, &COMPANIES, &image(space).await?).await?;
+        let image = space.image(PIPELINE, "consumer").await?;
+        let verified = exactly_once(space, PIPELINE, &COMPANIES, &image).await?;
         for company in &verified {
             println!(
                 "{}: {} events in {} windows of {} sources, each exactly once",
@@ -155,49 +154,4 @@ async fn primary(space: &Space) -> Result<String> {
     let status = space.api::<StockPipeline>().get(PIPELINE).await?.status.context("there is no status")?;
     let host = status.database_primary.context("the status names no primary")?;
     Ok(host.split('.').next().unwrap_or_default().to_owned())
-}
-
-/// Stops the publishers and waits until the queues are empty, what is taken and not yet stored included.
-async fn drain(space: &Space, pipeline: &mut Value) -> Result<()> {
-    // A broker that has just started counts 0 at first. Once a look has seen the load, a 0 after it is news.
-    wait_until("the status shows events that consumers hold", DRAINED_WITHIN, async || {
-        let held = in_queues(space).await?;
-        ensure!(held.iter().all(|(_, _, unacked)| unacked.is_some_and(|unacked| unacked > 0)), "{held:?}");
-        Ok(())
-    })
-    .await?;
-    pipeline["spec"]["publisher"]["enabled"] = false.into();
-    space.apply(pipeline).await?;
-    wait_until("no publisher runs", Duration::from_secs(60), async || {
-        let left = space.pods(PIPELINE, "publisher").await?;
-        ensure!(
-            left.is_empty(),
-            "there still are {}",
-            left.iter().map(ResourceExt::name_any).collect::<Vec<_>>().join(", ")
-        );
-        Ok(())
-    })
-    .await?;
-    wait_until("the status shows empty queues", DRAINED_WITHIN, async || {
-        let held = in_queues(space).await?;
-        ensure!(held.iter().all(|(_, queued, unacked)| (*queued, *unacked) == (Some(0), Some(0))), "{held:?}");
-        Ok(())
-    })
-    .await
-}
-
-/// Per company what waits in its queue, and what its consumer holds.
-async fn in_queues(space: &Space) -> Result<Vec<(String, Option<i64>, Option<i64>)>> {
-    let status = space.api::<StockPipeline>().get(PIPELINE).await?.status.context("there is no status")?;
-    let companies = status.companies.into_iter().map(|company| (company.symbol, company.queued, company.unacked));
-    let companies: Vec<_> = companies.collect();
-    ensure!(companies.len() == COMPANIES.len(), "the status speaks of {companies:?}");
-    Ok(companies)
-}
-
-/// The image the consumers run.
-async fn image(space: &Space) -> Result<String> {
-    let pods = space.pods(PIPELINE, "consumer").await?;
-    let container = pods.first().and_then(|pod| pod.spec.as_ref()?.containers.first());
-    container.and_then(|container| container.image.clone()).context("no consumer has an image")
 }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -14,10 +15,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::claims;
 use crate::compare::contains;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::names;
+use crate::names::{self, Part};
 use crate::objects::{Objects, fingerprint};
 use crate::ownership;
 use crate::plan::Plan;
@@ -57,6 +59,7 @@ pub async fn apply(
     target.sync(&stores.pod_disruption_budgets, pod_disruption_budgets).await;
     let stateful_sets = target.sync(&stores.stateful_sets, stateful_sets).await;
     let deployments = target.sync(&stores.deployments, deployments).await;
+    target.prune_claims(stores).await;
     Applied { stateful_sets, deployments, failures: target.failures }
 }
 
@@ -152,6 +155,23 @@ impl Target<'_> {
         }
         if let (Some(uid), Some(version)) = (returned.uid(), returned.resource_version()) {
             settled.insert(uid, version);
+        }
+    }
+
+    /// Removes the volumes of members that have left.
+    async fn prune_claims(&mut self, stores: &Stores) {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.plan.namespace);
+        let set = names::part(&self.plan.name, Part::Database);
+        let pod_exists = |pod: &str| stores.pods.get(&ObjectRef::new(pod).within(&self.plan.namespace)).is_some();
+        for claim in stores.claims.state() {
+            let here = claim.namespace().as_deref() == Some(&self.plan.namespace) && self.owns(claim.as_ref());
+            let leaving = claim.metadata.deletion_timestamp.is_some();
+            if !here || leaving || !claims::is_leftover(&set, self.plan.database_size, &claim, pod_exists) {
+                continue;
+            }
+            if let Err(error) = self.prune(&api, claim.as_ref()).await {
+                self.failures.push(error);
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod broker;
+pub mod claims;
 pub mod compare;
 pub mod crd;
 pub mod database;

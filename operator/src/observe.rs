@@ -18,6 +18,7 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &
     );
     let queues = match broker {
         Ok(report) => {
+            seen.may_lose_one.broker = Some(report.may_lose_a_node);
             let ready = i32::try_from(report.nodes_running).unwrap_or(i32::MAX);
             seen.broker = Some(System { ready, waiting_for: report.waiting_for, trouble: report.alarm });
             report.queues
@@ -32,6 +33,8 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &
         Ok(report) => {
             let ready = i32::try_from(report.members_ready).unwrap_or(i32::MAX);
             seen.database = Some(System { ready, waiting_for: report.waiting_for, trouble: report.refused });
+            seen.database_members = report.configured;
+            seen.may_lose_one.database = Some(report.may_lose_a_member);
             primary = report.primary.filter(|_| report.writable);
         }
         Err(error) => seen.database = Some(System { ready: 0, waiting_for: Some(error.to_string()), trouble: true }),

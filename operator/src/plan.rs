@@ -7,11 +7,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
 use crate::broker;
+use crate::claims::Size;
 use crate::crd::{Broker, Database, Edge, Liveview, StockPipeline, Template};
 use crate::database;
 use crate::error::Error;
 use crate::names;
 use crate::read::{self, Credentials};
+
+/// Most members of the database (`spec.database.replicas`).
+const MEMBERS_MAX: i32 = 7;
+
+/// Whether a part goes on when one of its pods is taken away; `None` while it was not asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MayLoseOne {
+    /// RabbitMQ.
+    pub broker: Option<bool>,
+    /// MongoDB.
+    pub database: Option<bool>,
+}
 
 /// Images of the parts whose template names none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +87,10 @@ pub struct Plan {
     pub broker: Broker,
     /// MongoDB, as written.
     pub database: Database,
+    /// Its pods: more than wanted while members are leaving.
+    pub database_size: Size,
+    /// What broker and database said last of losing a pod.
+    pub may_lose_one: MayLoseOne,
     /// Liveview, as written.
     pub liveview: Liveview,
     /// NGINX, as written.
@@ -136,6 +153,8 @@ impl Plan {
             consumer: spec.consumer.template.clone(),
             broker: spec.broker.clone(),
             database: spec.database.clone(),
+            database_size: Size { pods: spec.database.replicas, known: false },
+            may_lose_one: MayLoseOne::default(),
             liveview: spec.liveview.clone(),
             edge: spec.edge.clone(),
             credentials,
@@ -144,10 +163,20 @@ impl Plan {
 
     /// Database members as `host:port`, by ordinal.
     pub fn database_members(&self) -> Vec<String> {
+        (0..self.database.replicas).map(|ordinal| self.database_member(ordinal)).collect()
+    }
+
+    fn database_member(&self, ordinal: i32) -> String {
         let set = names::part(&self.name, names::Part::Database);
-        (0..self.database.replicas)
-            .map(|ordinal| format!("{}:27017", names::pod_host(&set, ordinal, &set, &self.namespace)))
-            .collect()
+        format!("{}:27017", names::pod_host(&set, ordinal, &set, &self.namespace))
+    }
+
+    /// One more than the highest ordinal among `hosts`.
+    pub fn database_members_upto(&self, hosts: &[String]) -> i32 {
+        (0..MEMBERS_MAX)
+            .rev()
+            .find(|ordinal| hosts.contains(&self.database_member(*ordinal)))
+            .map_or(0, |highest| highest + 1)
     }
 
     /// What `crate::database` looks after.
@@ -155,6 +184,9 @@ impl Plan {
         database::Wanted {
             set: read::REPLICA_SET.into(),
             members: self.database_members(),
+            others: (self.database.replicas..self.database_size.pods)
+                .map(|ordinal| self.database_member(ordinal))
+                .collect(),
             database: wire::env::default::MONGODB_DB.into(),
             election_timeout_millis: u64::from(self.database.election_timeout_milliseconds.unsigned_abs()),
         }

@@ -14,14 +14,15 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::apply::{self, Settled};
+use crate::claims::{self, Size};
 use crate::crd::{StockPipeline, StockPipelineStatus};
 use crate::error::{Error, Retry};
 use crate::metrics::Metrics;
-use crate::names;
+use crate::names::{self, Part};
 use crate::objects;
 use crate::observe;
 use crate::ownership;
-use crate::plan::{Images, Plan};
+use crate::plan::{Images, MayLoseOne, Plan};
 use crate::read::{self, Credentials};
 use crate::status::{self, Seen};
 use crate::watch::{Guarded, Stores};
@@ -62,6 +63,11 @@ pub struct Memory {
     /// The status as written and the resource version it replaced. The watch may still show that version, and an older status
     /// with it, from which the same events would follow again.
     written: Option<(Option<String>, StockPipelineStatus)>,
+    /// The wanted number of the database's members and those it had when it was last heard of. Another wish makes it void: the act
+    /// that followed may have changed them and not been heard of.
+    database_members: Option<(i32, Vec<String>)>,
+    /// What broker and database said last of losing a pod.
+    may_lose_one: MayLoseOne,
     /// When the companies' figures were read last, whether they were news or not.
     figures_at: Option<Timestamp>,
 }
@@ -92,14 +98,16 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
     }
     let memory = context.recall(pipeline);
     let mut pipeline = pipeline.clone();
-    if let Some((_, status)) = memory.written.filter(|(replaced, _)| *replaced == pipeline.resource_version()) {
+    if let Some((_, status)) = memory.written.clone().filter(|(replaced, _)| *replaced == pipeline.resource_version()) {
         pipeline.status = Some(status);
     }
     let now = Timestamp::now();
     let mut seen = context.look_around(&pipeline);
     match plan(&pipeline, memory.credentials.as_ref(), context).await {
-        Ok(plan) => {
+        Ok(mut plan) => {
             context.remember(&pipeline, |memory| memory.credentials = Some(plan.credentials.clone()));
+            plan.may_lose_one = context.may_lose_one(&plan, memory.may_lose_one);
+            plan.database_size = context.database_size(&plan, memory.database_members.as_ref());
             let objects = objects::build(&plan);
             let Context { client, stores, metrics, settled, .. } = context;
             let applied = apply::apply(client, stores, metrics, settled, &plan, objects).await;
@@ -108,6 +116,11 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             seen.errors = applied.failures;
             let due = status::figures_due(memory.figures_at, now);
             observe::systems(&context.http, &plan, due, &mut seen).await;
+            context.remember(&pipeline, |memory| memory.may_lose_one = seen.may_lose_one);
+            if let Some(members) = seen.database_members.take() {
+                let heard = (plan.database.replicas, members);
+                context.remember(&pipeline, |memory| memory.database_members = Some(heard));
+            }
             if seen.figures.is_some() {
                 context.remember(&pipeline, |memory| memory.figures_at = Some(now));
             }
@@ -191,6 +204,29 @@ impl Context {
             pods: pods.iter().filter(|pod| of_pipeline(pod)).map(|pod| pod.as_ref().clone()).collect(),
             ..Seen::default()
         }
+    }
+
+    /// What was heard last; a part that was not heard of yet keeps the budget that an earlier operator gave it.
+    fn may_lose_one(&self, plan: &Plan, heard: MayLoseOne) -> MayLoseOne {
+        let before = |part: Part| {
+            let name = names::part(&plan.name, part);
+            let budget = self.stores.pod_disruption_budgets.get(&ObjectRef::new(&name).within(&plan.namespace))?;
+            Some(objects::allows_a_disruption(&budget))
+        };
+        MayLoseOne {
+            broker: heard.broker.or_else(|| before(Part::Broker)),
+            database: heard.database.or_else(|| before(Part::Database)),
+        }
+    }
+
+    fn database_size(&self, plan: &Plan, heard: Option<&(i32, Vec<String>)>) -> Size {
+        let set = names::part(&plan.name, Part::Database);
+        let claims = self.stores.claims.state();
+        let ours = claims.iter().map(Arc::as_ref).filter(|claim| ownership::is_owned(*claim, &plan.owner.uid));
+        let members = heard
+            .filter(|(wanted, _)| *wanted == plan.database.replicas)
+            .map(|(_, members)| plan.database_members_upto(members));
+        Size::new(plan.database.replicas, members, claims::claimed(&set, ours))
     }
 
     fn recall(&self, pipeline: &StockPipeline) -> Memory {

@@ -14,6 +14,7 @@ use kube::runtime::events::{Event, EventType};
 use crate::crd::{CompanyStatus, PartStatus, Parts, StockPipeline, StockPipelineStatus};
 use crate::error::Error;
 use crate::names::{self, Part};
+use crate::plan::MayLoseOne;
 use crate::pods;
 
 /// The figures of the companies are written at most this often: they change with every window, and each write wakes every watcher.
@@ -34,6 +35,10 @@ pub struct Seen {
     pub database: Option<System>,
     /// The database's primary.
     pub primary: Option<String>,
+    /// The members of the database's replica set as its primary knows them, `host:port`.
+    pub database_members: Option<Vec<String>>,
+    /// Whether broker and database bear the loss of a pod; none while the one was not asked.
+    pub may_lose_one: MayLoseOne,
     /// Figures by symbol; none when they were not read this time.
     pub figures: Option<BTreeMap<String, Figures>>,
     /// What went wrong in the pass.

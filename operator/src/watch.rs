@@ -6,7 +6,7 @@ use std::hash::Hash;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Controller;
@@ -34,6 +34,8 @@ pub struct Stores {
     pub deployments: Store<Deployment>,
     /// Pods.
     pub pods: Store<Pod>,
+    /// The claims of the pods of stateful sets.
+    pub claims: Store<PersistentVolumeClaim>,
 }
 
 /// The watched type: one malformed resource is one error, not a dead watch.
@@ -64,12 +66,18 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
     let (deployments, stream) = children(client, namespace);
     let controller = controller.owns_stream(stream);
     let (pods, stream) = children::<Pod>(client, namespace);
-    let controller = controller.watches_stream(stream, |pod| {
-        let namespace = pod.namespace()?;
-        Some(ObjectRef::new(pod.labels().get(names::INSTANCE)?).within(&namespace))
-    });
-    let stores = Stores { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, pods };
+    let controller = controller.watches_stream(stream, |pod| instance(&pod));
+    let (claims, stream) = children::<PersistentVolumeClaim>(client, namespace);
+    let controller = controller.watches_stream(stream, |claim| instance(&claim));
+    let stores =
+        Stores { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, pods, claims };
     (controller, stores)
+}
+
+/// The pipeline whose label an object carries; its controller is another object of ours.
+fn instance<K: Resource>(object: &K) -> Option<ObjectRef<Guarded>> {
+    let namespace = object.meta().namespace.as_deref()?;
+    Some(ObjectRef::new(object.labels().get(names::INSTANCE)?).within(namespace))
 }
 
 fn api<K>(client: &Client, namespace: &str) -> Api<K>
@@ -108,7 +116,8 @@ impl Stores {
     /// Waits until each store holds the first full list: before that, absence proves nothing.
     pub async fn ready(&self) {
         // A dropped writer means the process is ending; there is nothing left to wait for.
-        let Self { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, pods } = self;
+        let Self { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, pods, claims } =
+            self;
         drop(futures::join!(
             secrets.wait_until_ready(),
             config_maps.wait_until_ready(),
@@ -117,6 +126,7 @@ impl Stores {
             stateful_sets.wait_until_ready(),
             deployments.wait_until_ready(),
             pods.wait_until_ready(),
+            claims.wait_until_ready(),
         ));
     }
 }

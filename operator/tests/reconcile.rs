@@ -430,7 +430,6 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
     }
     world.create("fixed", &["MSFT"]).await;
     for (change, sentence) in [
-        (json!({"database": {"replicas": 5}}), "database.replicas cannot be changed yet"),
         (json!({"broker": {"replicas": 3}}), "broker.replicas cannot be changed yet"),
         (json!({"broker": {"storage": {"size": "5Gi"}}}), "storage cannot be changed yet"),
     ] {

@@ -143,6 +143,17 @@ pub fn waiting_for(wanted: &Wanted, seen: &Seen) -> Option<String> {
     Some(format!("queue {missing} is being made"))
 }
 
+/// Whether any one node may be taken away without a queue that stops: all of them run, and each replicated queue keeps a majority
+/// of its replicas online without one. A queue on one node only stops with its node in any case, as does a broker of one.
+pub fn may_lose_a_node(wanted: &Wanted, seen: &Seen) -> bool {
+    let bears_it = |queue: &Queue| match (&queue.members, &queue.online) {
+        (Some(members), Some(online)) => online.len().saturating_sub(1) * 2 > members.len(),
+        // A queue without replicas names none; of a replicated one the broker has no figures for some seconds.
+        _ => queue.queue_type.as_deref() != Some(QueueType::Quorum.as_str()),
+    };
+    wanted.replicas == 1 || (seen.running() >= wanted.replicas && seen.queues.values().all(bears_it))
+}
+
 /// The policies that have to be. A delivery limit of −1 is none: with the default of 20 a consumer that crashes in a loop
 /// loses all messages it held for good (measured on 4.0.5).
 pub fn policies() -> [(&'static str, Policy); 2] {

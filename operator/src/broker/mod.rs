@@ -9,7 +9,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use decision::{CLASSIC_POLICY, CONSUMER_TIMEOUT_MILLIS, QUORUM_POLICY, Wanted};
-use decision::{Seen, Step, next_steps, waiting_for};
+use decision::{Seen, Step, may_lose_a_node, next_steps, waiting_for};
 use futures::{StreamExt, stream};
 pub use management::Login;
 use management::{Failure, Management, Queue};
@@ -26,6 +26,8 @@ pub struct Report {
     pub ready: bool,
     /// Nodes of the running cluster.
     pub nodes_running: u32,
+    /// Whether any one node may be taken away and every queue goes on.
+    pub may_lose_a_node: bool,
     /// A node is short of memory or disk and blocks the publishers: somebody has to act.
     pub alarm: bool,
     /// By company; one whose queue does not exist is absent.
@@ -182,5 +184,12 @@ pub fn report(wanted: &Wanted, seen: &Seen) -> Report {
         })
         .collect();
     let alarm = seen.nodes.iter().any(|node| node.mem_alarm || node.disk_free_alarm);
-    Report { ready: waiting_for.is_none(), nodes_running: seen.running(), alarm, queues, waiting_for }
+    Report {
+        ready: waiting_for.is_none(),
+        nodes_running: seen.running(),
+        may_lose_a_node: may_lose_a_node(wanted, seen),
+        alarm,
+        queues,
+        waiting_for,
+    }
 }

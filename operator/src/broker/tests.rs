@@ -41,6 +41,31 @@ fn as_wanted() -> Seen {
     }
 }
 
+#[test]
+fn a_node_may_go_when_every_queue_keeps_a_majority_without_it() {
+    let three = |queues: &[(usize, usize)], running: u32| Seen {
+        nodes: (0..3).map(|ordinal| node(ordinal, ordinal < running)).collect(),
+        queues: ["MSFT", "^GSPC"]
+            .iter()
+            .zip(queues)
+            .map(|(name, (members, online))| queue(name, "quorum", *members, *online))
+            .collect(),
+        ..Seen::default()
+    };
+    for (queues, running, may) in [
+        ([(3, 3), (3, 3)], 3, true),
+        ([(3, 3), (3, 2)], 3, false),
+        ([(3, 3), (1, 1)], 3, false),
+        ([(3, 3), (3, 3)], 2, false),
+    ] {
+        assert_eq!(report(&wanted(3), &three(&queues, running)).may_lose_a_node, may, "{queues:?} {running}");
+    }
+    assert!(report(&wanted(1), &as_wanted()).may_lose_a_node, "one node stops in any case, and a drain must end");
+    let mut fresh = three(&[(3, 3)], 3);
+    fresh.queues.get_mut("MSFT").unwrap().online = None;
+    assert!(!report(&wanted(3), &fresh).may_lose_a_node, "what is not known yet is not safe");
+}
+
 fn declared(steps: &[Step]) -> Vec<&str> {
     steps
         .iter()

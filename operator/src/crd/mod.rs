@@ -209,11 +209,10 @@ impl From<QueueType> for wire::queue::QueueType {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Database {
-    /// Members: 1, 3, 5 or 7. It cannot be changed yet.
+    /// Members: 1, 3, 5 or 7. They join and leave one at a time; the volume of a member that has left goes with it.
     #[serde(default = "defaults::database_replicas")]
     #[x_kube(
-        validation = Rule::new("self in [1, 3, 5, 7]").message("database.replicas must be 1, 3, 5 or 7: an even number of voters survives no more failures than one less, and a replica set has at most 7"),
-        validation = Rule::new("self == oldSelf").message("database.replicas cannot be changed yet: create a new StockPipeline with the wanted number")
+        validation = Rule::new("self in [1, 3, 5, 7]").message("database.replicas must be 1, 3, 5 or 7: an even number of voters survives no more failures than one less, and a replica set has at most 7")
     )]
     pub replicas: i32,
     /// Milliseconds without a primary's heartbeat until the others elect a new one. 2000 keeps the gap without writes after a

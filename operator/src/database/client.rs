@@ -31,12 +31,17 @@ pub(super) mod code {
     pub const USER_ALREADY_EXISTS: i32 = 51003;
 }
 
+/// How long a primary that steps down waits for another member to catch up; within the time of an act.
+const CATCH_UP_SECONDS: i32 = 3;
+/// How long it may not become primary again.
+const STEP_DOWN_SECONDS: i32 = 60;
+
 /// Looks at every wanted member at once, then at those the set has besides: the primary may be one of them. Takes at
 /// most two seconds, or four when there are such.
 pub async fn observe(wanted: &Wanted, credentials: &Credentials) -> Seen {
     let mut seen = Seen::default();
     let mut users = BTreeMap::new();
-    let mut hosts = wanted.members.clone();
+    let mut hosts: Vec<String> = wanted.members.iter().chain(&wanted.others).cloned().collect();
     while !hosts.is_empty() {
         let looks = hosts.into_iter().map(|host| async { (look(&host, wanted, credentials).await, host) });
         for ((member, listed), host) in join_all(looks).await {
@@ -118,6 +123,7 @@ pub async fn carry_out(step: &Step, wanted: &Wanted, credentials: &Credentials) 
         Step::Initiate { on } => (on, "initiate the replica set".to_owned()),
         Step::CreateUser { on, user } => (on, format!("create user {}", credentials.account(*user).name)),
         Step::UpdateUser { on, user } => (on, format!("update user {}", credentials.account(*user).name)),
+        Step::StepDown { on } => (on, "step down".to_owned()),
         Step::Reconfigure { on, change, .. } => (on, format!("reconfigure ({change:?})")),
     };
     let failed = |code, message| DatabaseError { act: act.clone(), member: host.clone(), code, message };
@@ -143,6 +149,9 @@ async fn execute(client: &Client, step: &Step, wanted: &Wanted, credentials: &Cr
         Step::Initiate { .. } => doc! {"replSetInitiate": document::initial(wanted)},
         Step::CreateUser { user, .. } => document::user_command("createUser", *user, &wanted.database, credentials),
         Step::UpdateUser { user, .. } => document::user_command("updateUser", *user, &wanted.database, credentials),
+        Step::StepDown { .. } => doc! {
+            "replSetStepDown": STEP_DOWN_SECONDS, "secondaryCatchUpPeriodSecs": CATCH_UP_SECONDS, "force": false,
+        },
         Step::Reconfigure { from_version, change, .. } => {
             let answer = admin.run_command(doc! {"replSetGetConfig": 1}).await?;
             match document::changed(&answer, *from_version, change) {

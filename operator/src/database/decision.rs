@@ -1,8 +1,9 @@
 //! Decides the one next step that brings a replica set closer to what is wanted.
 //! Rule: pure, and judged only by what was seen; a step that is repeated, late or half done must do no harm.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::removal;
 use super::seen::{Config, Member, Seen, State, User, UserState};
 
 /// Default of `electionTimeoutMillis`. Measured with three members: a killed primary costs 11 s without writes with
@@ -19,6 +20,8 @@ pub struct Wanted {
     pub set: String,
     /// `host:port` of each member, by ordinal; each must be resolvable from every member.
     pub members: Vec<String>,
+    /// Further members whose pods or volumes exist: they may hold data, and leave once they are out of the set.
+    pub others: Vec<String>,
     /// The one database the application user may read and write.
     pub database: String,
     /// Milliseconds without a word from the primary before the others elect a new one.
@@ -66,6 +69,11 @@ pub enum Step {
         /// The one point.
         change: Change,
     },
+    /// Hands the primary's part to another member. Never forced: without one that has caught up it stays where it is.
+    StepDown {
+        /// The primary.
+        on: String,
+    },
     /// Everything is as wanted.
     Done,
 }
@@ -76,8 +84,12 @@ pub enum Step {
 pub enum Change {
     /// A new member, without vote and never primary until it holds the data.
     Add(String),
-    /// A member that holds the data gets its vote.
+    /// A member that holds the data gets its vote and may become primary.
     Promote(String),
+    /// A member that is to leave keeps its vote and may not become primary.
+    Retire(String),
+    /// A member leaves.
+    Remove(String),
     /// The election timeout, in milliseconds.
     ElectionTimeout(u64),
 }
@@ -105,17 +117,8 @@ pub fn next_step(wanted: &Wanted, seen: &Seen) -> Step {
     if let Some(step) = user_step(seen, primary) {
         return step;
     }
-    let wanted_hosts: BTreeSet<&str> = wanted.members.iter().map(String::as_str).collect();
-    if let Some(extra) = config.members.iter().find(|member| !wanted_hosts.contains(member.host.as_str())) {
-        return Step::Refuse {
-            reason: format!(
-                "member {} is in replica set {} but not wanted; taking members away is not supported yet: \
-                 set the database's replicas back to {}",
-                extra.host,
-                wanted.set,
-                config.members.len()
-            ),
-        };
+    if let Some(step) = removal::next_step(wanted, seen, config, primary) {
+        return step;
     }
     if let Some(change) = change(wanted, seen, config) {
         return Step::Reconfigure { on: primary.to_owned(), from_version: config.version, change };
@@ -173,18 +176,18 @@ fn foreign(wanted: &Wanted, seen: &Seen) -> Option<String> {
 
 /// A set is made only when every wanted member says it has none: one that is silent may hold the data.
 fn initiate(wanted: &Wanted, seen: &Seen, first: &str) -> Step {
-    let all_empty = wanted.members.iter().all(|host| seen.members.get(host) == Some(&Member::Uninitialised));
+    let all = || wanted.members.iter().chain(&wanted.others);
+    let all_empty = all().all(|host| seen.members.get(host) == Some(&Member::Uninitialised));
     if all_empty {
         return Step::Initiate { on: first.to_owned() };
     }
-    let not_empty =
-        wanted.members.iter().filter(|host| seen.members.get(*host) != Some(&Member::Uninitialised)).cloned().collect();
+    let not_empty = all().filter(|host| seen.members.get(*host) != Some(&Member::Uninitialised)).cloned().collect();
     let silent = Wanted { members: not_empty, ..wanted.clone() };
     Step::Wait {
         reason: format!(
             "replica set {} is made when all {} members answer: {}",
             wanted.set,
-            wanted.members.len(),
+            all().count(),
             unready(&silent, seen).unwrap_or_else(|| "a member is starting".to_owned())
         ),
     }
@@ -206,6 +209,13 @@ fn user_step(seen: &Seen, primary: &str) -> Option<Step> {
 
 /// The next single change of the configuration, or none.
 fn change(wanted: &Wanted, seen: &Seen, config: &Config) -> Option<Change> {
+    // Whoever was to leave and now stays becomes electable again; that changes no vote.
+    let retired = config.members.iter().find(|member| {
+        member.votes && !member.electable && wanted.members.contains(&member.host) && seen.serves(&member.host)
+    });
+    if let Some(member) = retired {
+        return Some(Change::Promote(member.host.clone()));
+    }
     let listed: BTreeMap<&str, bool> =
         config.members.iter().map(|member| (member.host.as_str(), member.votes)).collect();
     let voters = listed.values().filter(|votes| **votes).count();

@@ -35,8 +35,17 @@ pub(super) fn config(answer: &Document) -> Config {
             .map(|member| ConfigMember {
                 host: member.get_str("host").unwrap_or_default().to_owned(),
                 votes: integer(member, "votes").unwrap_or(1) > 0,
+                electable: priority(member) > 0.0,
             })
             .collect(),
+    }
+}
+
+fn priority(member: &Document) -> f64 {
+    match member.get("priority") {
+        Some(Bson::Double(number)) => *number,
+        Some(_) => integer(member, "priority").map_or(1.0, |number| number as f64),
+        None => 1.0,
     }
 }
 
@@ -85,14 +94,22 @@ pub(super) fn changed(answer: &Document, from_version: i64, change: &Change) -> 
                 .push(doc! {"_id": id, "host": host, "votes": 0, "priority": 0}.into());
         }
         Change::Promote(host) => {
-            let member = config
-                .get_array_mut("members")
-                .ok()?
-                .iter_mut()
-                .filter_map(Bson::as_document_mut)
-                .find(|member| member.get_str("host").is_ok_and(|found| found == host))?;
+            let member = member_mut(&mut config, host)?;
             member.insert("votes", 1);
             member.insert("priority", 1);
+        }
+        Change::Retire(host) => {
+            member_mut(&mut config, host)?.insert("priority", 0);
+        }
+        Change::Remove(host) => {
+            let members = config.get_array_mut("members").ok()?;
+            let before = members.len();
+            members.retain(|member| {
+                member.as_document().and_then(|member| member.get_str("host").ok()) != Some(host.as_str())
+            });
+            if members.len() == before {
+                return None;
+            }
         }
         Change::ElectionTimeout(millis) => {
             let mut settings = config.get_document("settings").cloned().unwrap_or_default();
@@ -104,6 +121,12 @@ pub(super) fn changed(answer: &Document, from_version: i64, change: &Change) -> 
     // The primary fills in its own term; an old one would be refused.
     config.remove("term");
     Some(config)
+}
+
+fn member_mut<'a>(config: &'a mut Document, host: &str) -> Option<&'a mut Document> {
+    let members = config.get_array_mut("members").ok()?;
+    let mut members = members.iter_mut().filter_map(Bson::as_document_mut);
+    members.find(|member| member.get_str("host").is_ok_and(|found| found == host))
 }
 
 /// The roles of a user (MongoDB manual, "Built-In Roles"): role and the database it holds for.

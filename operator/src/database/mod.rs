@@ -5,6 +5,7 @@ pub mod client;
 pub mod credentials;
 pub mod decision;
 mod document;
+mod removal;
 pub mod seen;
 #[cfg(test)]
 mod tests;
@@ -13,8 +14,8 @@ pub mod windows;
 use std::time::{Duration, Instant};
 
 pub use credentials::{Account, Credentials, connection_string};
+use decision::{Change, Step, next_step, unready};
 pub use decision::{ELECTION_TIMEOUT_MILLIS, Wanted};
-use decision::{Step, next_step, unready};
 use seen::{Seen, User, UserState};
 
 /// After this long a pass begins no further act. One slow look (2 s) leaves time for an act; with the longest act (5 s)
@@ -32,10 +33,14 @@ pub struct Report {
     pub writable: bool,
     /// `host:port` of the primary.
     pub primary: Option<String>,
+    /// Whether any one member may be taken away and the set goes on: all of them serve. A set of one stops with its member in any case.
+    pub may_lose_a_member: bool,
     /// How many wanted members serve.
     pub members_ready: u32,
     /// In the order wanted.
     pub members: Vec<MemberReport>,
+    /// `host:port` of all members of the set, wanted or not; `None` while no primary confirms it.
+    pub configured: Option<Vec<String>>,
     /// What is missing and what a person can do, in one sentence; `None` when `ready`.
     pub waiting_for: Option<String>,
     /// The wish would be unsafe or impossible: waiting does not help, a person has to change something.
@@ -79,6 +84,7 @@ impl DatabaseError {
                 | 74 // NodeNotFound: the quorum check of an initiation or reconfiguration
                 | 91 | 11600 | 11602 // shutting down, interrupted
                 | 94 | 103 | 109 | 308 // the configuration is being changed
+                | 262 // no other member has caught up within the time of a step-down
                 | 189 | 10058 | 10107 | 13435 | 13436 // not the primary any more
             ),
         }
@@ -134,6 +140,10 @@ pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
         Step::Wait { reason } | Step::Refuse { reason } => Some(reason.clone()),
         Step::Initiate { .. } => Some(format!("replica set {} is being made", wanted.set)),
         Step::CreateUser { .. } | Step::UpdateUser { .. } => Some("the database's users are being made".to_owned()),
+        Step::StepDown { on } => Some(format!("member {on} hands over the primary's part before it leaves the set")),
+        Step::Reconfigure { change: Change::Retire(host) | Change::Remove(host), .. } => {
+            Some(format!("member {host} is leaving replica set {}", wanted.set))
+        }
         Step::Reconfigure { .. } => {
             Some(unready(wanted, seen).unwrap_or_else(|| format!("replica set {} is being changed", wanted.set)))
         }
@@ -142,8 +152,14 @@ pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
         ready: waiting_for.is_none(),
         writable: seen.primary().is_some() && users_current,
         primary: seen.primary().map(str::to_owned),
+        may_lose_a_member: members.len() == 1
+            || (seen.primary().is_some() && members.iter().all(|member| member.serves)),
         members_ready: members.iter().map(|member| u32::from(member.serves)).sum(),
         members,
+        configured: seen
+            .primary()
+            .and(seen.config())
+            .map(|config| config.members.iter().map(|member| member.host.clone()).collect()),
         waiting_for,
         refused: matches!(step, Step::Refuse { .. }),
     }

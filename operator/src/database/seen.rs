@@ -66,8 +66,10 @@ pub struct Config {
 pub struct ConfigMember {
     /// `host:port`.
     pub host: String,
-    /// Whether it votes, and so may become primary.
+    /// Whether it votes.
     pub votes: bool,
+    /// Whether it may become primary: its priority is above 0.
+    pub electable: bool,
 }
 
 /// State of a member (MongoDB manual, "Replica Set Member States").
@@ -189,6 +191,11 @@ impl Seen {
             })
             .max()
             .map(|(_, host)| host)
+    }
+
+    /// Whether a member holds the data and serves it.
+    pub fn serves(&self, host: &str) -> bool {
+        self.members.get(host).is_some_and(Member::serves)
     }
 
     /// State of one member, when it has one.

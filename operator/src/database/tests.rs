@@ -17,6 +17,7 @@ fn wanted(members: usize) -> Wanted {
     Wanted {
         set: "rs0".to_owned(),
         members: (0..members).map(host).collect(),
+        others: Vec::new(),
         database: "stockmarket".to_owned(),
         election_timeout_millis: ELECTION_TIMEOUT_MILLIS,
     }
@@ -29,7 +30,9 @@ fn config(members: usize) -> Config {
         version: 1,
         term: 1,
         election_timeout_millis: Some(ELECTION_TIMEOUT_MILLIS),
-        members: (0..members).map(|ordinal| ConfigMember { host: host(ordinal), votes: true }).collect(),
+        members: (0..members)
+            .map(|ordinal| ConfigMember { host: host(ordinal), votes: true, electable: true })
+            .collect(),
     }
 }
 
@@ -100,15 +103,126 @@ fn a_member_of_another_set_is_refused() {
     assert!(matches!(next_step(&other_name, &healthy(3)), Step::Refuse { .. }));
 }
 
-#[test]
-fn fewer_members_are_refused_and_the_database_stays_writable() {
-    let step = next_step(&wanted(1), &healthy(3));
-    match &step {
-        Step::Refuse { reason } => assert!(reason.contains("replicas back to 3"), "{reason}"),
+/// Does what mongod does with a change, on all members at once.
+fn apply(seen: &mut Seen, step: &Step) {
+    match step {
+        Step::Reconfigure { change, .. } => {
+            for member in seen.members.values_mut() {
+                if let Member::Initialised(view) = member {
+                    view.config.version += 1;
+                    change_members(&mut view.config.members, change);
+                }
+            }
+        }
+        Step::StepDown { on } => {
+            let successor = seen.config().unwrap().members.iter().find(|m| m.electable && m.host != *on).unwrap();
+            let successor = successor.host.clone();
+            for (host, member) in &mut seen.members {
+                if let Member::Initialised(view) = member {
+                    view.state = if *host == successor { State::Primary } else { State::Secondary };
+                }
+            }
+        }
         step => panic!("{step:?}"),
     }
-    let report = report(&wanted(1), &healthy(3), &step);
-    assert!(report.writable && report.refused && !report.ready);
+}
+
+fn change_members(members: &mut Vec<ConfigMember>, change: &Change) {
+    match change {
+        Change::Add(host) => {
+            members.push(ConfigMember { host: host.clone(), votes: false, electable: false });
+        }
+        Change::Remove(host) => members.retain(|member| member.host != *host),
+        Change::Promote(host) | Change::Retire(host) => {
+            for member in members.iter_mut().filter(|member| member.host == *host) {
+                member.electable = matches!(change, Change::Promote(_));
+                member.votes |= member.electable;
+            }
+        }
+        Change::ElectionTimeout(_) => {}
+    }
+}
+
+#[test]
+fn members_leave_one_by_one_after_the_primary_among_them_has_stepped_down() {
+    let (wanted, mut seen) = (wanted(1), healthy(3));
+    // The primary is a member that leaves.
+    for (ordinal, state) in [(0, State::Secondary), (2, State::Primary)] {
+        seen.members.insert(host(ordinal), member(state, &config(3)));
+    }
+    let mut steps = Vec::new();
+    loop {
+        let step = next_step(&wanted, &seen);
+        if step == Step::Done {
+            break;
+        }
+        let report = report(&wanted, &seen, &step);
+        assert!(report.writable && !report.ready && !report.refused, "{report:?}");
+        apply(&mut seen, &step);
+        steps.push(match step {
+            Step::Reconfigure { change, .. } => format!("{change:?}"),
+            step => format!("{step:?}"),
+        });
+    }
+    let expected = [
+        format!("Retire({:?})", host(1)),
+        format!("StepDown {{ on: {:?} }}", host(2)),
+        format!("Retire({:?})", host(2)),
+        format!("Remove({:?})", host(1)),
+        format!("Remove({:?})", host(2)),
+    ];
+    assert_eq!(steps, expected);
+}
+
+#[test]
+fn nobody_leaves_while_a_member_that_stays_does_not_serve() {
+    for state in [Some(State::Recovering), Some(State::Startup2), None] {
+        let mut seen = healthy(5);
+        seen.members.insert(host(2), state.map_or_else(down, |state| member(state, &config(5))));
+        match next_step(&wanted(3), &seen) {
+            Step::Wait { reason } => assert!(reason.contains(&host(2)), "{reason}"),
+            step => panic!("{step:?}"),
+        }
+    }
+}
+
+#[test]
+fn of_those_who_leave_the_one_that_is_down_leaves_first() {
+    let mut config = config(5);
+    for member in &mut config.members[3..] {
+        member.electable = false;
+    }
+    let mut seen = healthy(5);
+    for ordinal in 0..5 {
+        let state = if ordinal == 0 { State::Primary } else { State::Secondary };
+        seen.members.insert(host(ordinal), member(state, &config));
+    }
+    seen.members.insert(host(4), down());
+    match next_step(&wanted(3), &seen) {
+        Step::Reconfigure { change, .. } => assert_eq!(change, Change::Remove(host(4))),
+        step => panic!("{step:?}"),
+    }
+}
+
+#[test]
+fn a_member_that_was_to_leave_and_stays_may_become_primary_again() {
+    let mut config = config(3);
+    config.members[2].electable = false;
+    let members = [State::Primary, State::Secondary, State::Secondary].map(|state| member(state, &config));
+    match next_step(&wanted(3), &seen(members.into(), UserState::Current)) {
+        Step::Reconfigure { change, .. } => assert_eq!(change, Change::Promote(host(2))),
+        step => panic!("{step:?}"),
+    }
+}
+
+#[test]
+fn no_set_is_made_while_a_member_that_is_no_longer_wanted_may_hold_data() {
+    let mut wanted = wanted(1);
+    wanted.others = vec![host(1), host(2)];
+    let mut seen = seen(vec![Member::Uninitialised, down(), Member::Uninitialised], UserState::Missing);
+    assert!(matches!(next_step(&wanted, &seen), Step::Wait { .. }));
+    seen.members.insert(host(1), Member::Uninitialised);
+    assert_eq!(next_step(&wanted, &seen), Step::Initiate { on: host(0) });
 }
 
 #[test]
@@ -204,6 +318,8 @@ fn a_window_without_a_number_has_an_unknown_count_not_zero() {
 struct World {
     nodes: Vec<Node>,
     primary: Option<usize>,
+    /// Who may not become primary for a while.
+    stepped_down: Option<usize>,
     users: Vec<UserState>,
     /// What each operator has decided on an earlier state of the world and not done yet.
     decided: [Option<Step>; 2],
@@ -223,6 +339,7 @@ impl World {
         Self {
             nodes: vec![Node { up: true, config: None }; members],
             primary: None,
+            stepped_down: None,
             users: vec![UserState::Missing; 3],
             decided: [None, None],
             sets_made: 0,
@@ -253,6 +370,19 @@ impl World {
     fn act(&mut self, step: &Step) {
         match step {
             Step::Wait { .. } | Step::Refuse { .. } | Step::Done => {}
+            Step::StepDown { on } => {
+                let Some(primary) = self.primary.filter(|primary| host(*primary) == *on) else {
+                    return;
+                };
+                let config = self.nodes[primary].config.clone();
+                let caught_up = |(other, node): (usize, &Node)| {
+                    other != primary && node.up && node.config == config && electable(config.as_ref().unwrap(), other)
+                };
+                if self.nodes.iter().enumerate().any(caught_up) {
+                    self.primary = None;
+                    self.stepped_down = Some(primary);
+                }
+            }
             Step::Initiate { on } => {
                 assert_eq!(*on, host(0));
                 let quorum_check = self.nodes.iter().all(|node| node.up && node.config.is_none());
@@ -278,17 +408,11 @@ impl World {
                     return;
                 }
                 config.version += 1;
-                match change {
-                    Change::Add(host) => config.members.push(ConfigMember { host: host.clone(), votes: false }),
-                    Change::Promote(host) => {
-                        for member in &mut config.members {
-                            member.votes |= member.host == *host;
-                        }
-                    }
-                    Change::ElectionTimeout(millis) => {
-                        config.election_timeout_millis = Some(*millis);
-                    }
+                if let Change::ElectionTimeout(millis) = change {
+                    config.election_timeout_millis = Some(*millis);
                 }
+                change_members(&mut config.members, change);
+                assert!(electable(config, primary), "the primary would make itself unelectable: {change:?}");
             }
         }
     }
@@ -307,9 +431,11 @@ impl World {
             };
             let newest =
                 self.nodes.iter().all(|other| other.config.as_ref().map(|c| c.version).unwrap_or(0) <= config.version);
-            if node.up && self.primary.is_none() && newest && votes(config, ordinal) && majority(config) {
+            let may_lead = electable(config, ordinal) && self.stepped_down != Some(ordinal);
+            if node.up && self.primary.is_none() && newest && may_lead && majority(config) {
                 let mut world = self.clone();
                 world.primary = Some(ordinal);
+                world.stepped_down = None;
                 next.push(world);
             }
             if self.primary == Some(ordinal) {
@@ -340,9 +466,32 @@ impl World {
         next
     }
 
+    /// The operator takes away the pods and volumes of those who are out of the set: never of one that holds a vote or data
+    /// that only it has.
+    fn shrunk(&self, wanted: &Wanted) -> Option<World> {
+        let seen = self.look();
+        let report = report(wanted, &seen, &next_step(wanted, &seen));
+        let configured = report.configured?;
+        let needed = wanted.members.iter().chain(&configured);
+        let pods = (0..self.nodes.len()).filter(|ordinal| needed.clone().any(|m| *m == host(*ordinal))).max()? + 1;
+        (pods < self.nodes.len()).then(|| {
+            let mut world = self.clone();
+            for gone in world.nodes.drain(pods..) {
+                let may_lead = gone.config.is_some_and(|config| config.version >= self.version());
+                assert!(!may_lead, "a pod was taken away whose member is in the set: {self:?}");
+            }
+            world
+        })
+    }
+
+    fn version(&self) -> i64 {
+        self.nodes.iter().filter_map(|node| node.config.as_ref()).map(|config| config.version).max().unwrap_or(0)
+    }
+
     /// Every state that may follow this one.
     fn next(&self, wanted: &Wanted) -> Vec<World> {
         let mut next = self.settle();
+        next.extend(self.shrunk(wanted));
         for operator in 0..2 {
             let mut world = self.clone();
             match world.decided[operator].take() {
@@ -408,12 +557,16 @@ impl World {
             while let Some(world) = self.settle().into_iter().next() {
                 self = world;
             }
+            if let Some(world) = self.shrunk(wanted) {
+                self = world;
+            }
             let step = next_step(wanted, &self.look());
             if step == Step::Done {
                 break;
             }
             self.decided[0] = Some(step);
         }
+        assert_eq!(self.nodes.len(), wanted.members.len(), "pods are left over");
         next_step(wanted, &self.look())
     }
 }
@@ -422,8 +575,8 @@ fn listed(config: &Config, ordinal: usize) -> bool {
     config.members.iter().any(|m| m.host == host(ordinal))
 }
 
-fn votes(config: &Config, ordinal: usize) -> bool {
-    config.members.iter().any(|m| m.votes && m.host == host(ordinal))
+fn electable(config: &Config, ordinal: usize) -> bool {
+    config.members.iter().any(|m| m.electable && m.host == host(ordinal))
 }
 
 fn explore(start: World, wanted: &Wanted) -> usize {
@@ -460,4 +613,20 @@ fn whatever_dies_and_when_one_member_grows_to_three() {
     start.kills = 1;
     let states = explore(start, &wanted(3));
     println!("from one member to three: {states} states");
+}
+
+#[test]
+fn whatever_dies_and_when_three_members_become_one_and_five_three() {
+    for (from, to, faults) in [(3, 1, 1), (5, 3, 0)] {
+        for primary in 0..from {
+            let mut start = World::empty(from);
+            let config = config(from);
+            start.nodes.iter_mut().for_each(|node| node.config = Some(config.clone()));
+            start.primary = Some(primary);
+            start.users = vec![UserState::Current; 3];
+            (start.kills, start.volumes_to_lose) = (faults, faults);
+            let states = explore(start, &wanted(to));
+            println!("from {from} members to {to}, the primary is member {primary}: {states} states");
+        }
+    }
 }

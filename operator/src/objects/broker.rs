@@ -57,7 +57,11 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         }),
         status: None,
     });
-    objects.pod_disruption_budgets.push(super::disruption_budget(metadata(&name), &selector));
+    objects.pod_disruption_budgets.push(super::disruption_budget(
+        metadata(&name),
+        &selector,
+        plan.may_lose_one.broker.unwrap_or(plan.broker.replicas == 1),
+    ));
 
     let template = pod::template(pod::Pod {
         selector: &selector,

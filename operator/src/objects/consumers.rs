@@ -19,7 +19,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         let metadata = || super::company_metadata(plan, name.clone(), &selector, &company.symbol);
         // A budget for a single pod would say nothing: it could always be evicted.
         if company.consumers > 1 {
-            objects.pod_disruption_budgets.push(super::disruption_budget(metadata(), &selector));
+            objects.pod_disruption_budgets.push(super::disruption_budget(metadata(), &selector, true));
         }
         let template = pod::template(pod::Pod {
             selector: &selector,

@@ -24,7 +24,11 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
 
     objects.secrets.push(Secret { metadata: metadata(&credentials), data: Some(secret(plan)), ..Secret::default() });
     objects.services.push(super::peers_service(metadata(&name), &selector, &[("mongodb", PORT)]));
-    objects.pod_disruption_budgets.push(super::disruption_budget(metadata(&name), &selector));
+    objects.pod_disruption_budgets.push(super::disruption_budget(
+        metadata(&name),
+        &selector,
+        plan.may_lose_one.database.unwrap_or(plan.database.replicas == 1),
+    ));
 
     let template = pod::template(pod::Pod {
         selector: &selector,
@@ -53,7 +57,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         template: &plan.database.template,
     });
     let database = &plan.database;
-    let set = super::stateful_set(plan, Part::Database, name, database.replicas, &database.storage, template);
+    let set = super::stateful_set(plan, Part::Database, name, plan.database_size.pods, &database.storage, template);
     objects.stateful_sets.push(set);
 }
 

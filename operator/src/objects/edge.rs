@@ -51,7 +51,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         }),
         status: None,
     });
-    objects.pod_disruption_budgets.push(super::disruption_budget(metadata(), &selector));
+    objects.pod_disruption_budgets.push(super::disruption_budget(metadata(), &selector, true));
 
     let container = Container {
         name: "nginx".into(),

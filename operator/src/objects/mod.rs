@@ -144,15 +144,26 @@ fn service_port(name: &str, port: u16, target: &str) -> ServicePort {
     }
 }
 
-fn disruption_budget(metadata: ObjectMeta, selector: &BTreeMap<String, String>) -> PodDisruptionBudget {
+/// Of one pod at a time; of none while `may_lose_one` says that the part would not go on without it. Kubernetes itself counts ready pods
+/// only, and a member that has not caught up is ready long before it can stand in for another.
+fn disruption_budget(
+    metadata: ObjectMeta,
+    selector: &BTreeMap<String, String>,
+    may_lose_one: bool,
+) -> PodDisruptionBudget {
     let spec = PodDisruptionBudgetSpec {
-        max_unavailable: Some(IntOrString::Int(1)),
+        max_unavailable: Some(IntOrString::Int(i32::from(may_lose_one))),
         selector: Some(label_selector(selector)),
         // A pod that never became ready protects nobody and must not hold up a drain.
         unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
         ..PodDisruptionBudgetSpec::default()
     };
     PodDisruptionBudget { metadata, spec: Some(spec), status: None }
+}
+
+/// Whether a budget lets a pod be evicted.
+pub fn allows_a_disruption(budget: &PodDisruptionBudget) -> bool {
+    budget.spec.as_ref().and_then(|spec| spec.max_unavailable.as_ref()) != Some(&IntOrString::Int(0))
 }
 
 /// The StatefulSet of broker or database.

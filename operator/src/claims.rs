@@ -1,0 +1,80 @@
+//! How many pods a StatefulSet needs beyond the wish, and which of its volumes nobody needs any more.
+//! Rule: pure; a pod or volume goes only when the system inside has said that its member is out.
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
+
+/// Pods of a StatefulSet whose members join and leave one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Pods that have to run: those wanted and those that are not out yet.
+    pub pods: i32,
+    /// Whether the system inside said who its members are; if not, nothing is taken away.
+    pub known: bool,
+}
+
+impl Size {
+    /// The size for `wanted` pods, `members` counted up to the highest ordinal that belongs to the system (`None` while it was
+    /// not heard of), and `claimed` up to the highest ordinal with a volume.
+    ///
+    /// A volume may be the only one that holds the data, so its pod runs until the system can be asked.
+    pub fn new(wanted: i32, members: Option<i32>, claimed: i32) -> Self {
+        Self { pods: wanted.max(members.unwrap_or(claimed)), known: members.is_some() }
+    }
+}
+
+/// The ordinal of the pod a claim belongs to; `None` when it is none of `set`'s.
+pub fn ordinal(set: &str, claim: &str) -> Option<i32> {
+    let ordinal = claim.strip_prefix("data-")?.strip_prefix(set)?.strip_prefix('-')?.parse().ok()?;
+    // Not `-01`, which no pod has.
+    (claim == format!("data-{set}-{ordinal}") && ordinal >= 0).then_some(ordinal)
+}
+
+/// One more than the highest ordinal with a volume.
+pub fn claimed<'a>(set: &str, claims: impl IntoIterator<Item = &'a PersistentVolumeClaim>) -> i32 {
+    claims.into_iter().filter_map(|claim| ordinal(set, &claim.name_any())).max().map_or(0, |highest| highest + 1)
+}
+
+/// Whether nobody needs a volume of `set` any more: its member is out, and its pod is gone. Were it kept, a later pod of this
+/// name would start with a member's old data, too old to catch up from.
+pub fn is_leftover(set: &str, size: Size, claim: &PersistentVolumeClaim, pod_exists: impl Fn(&str) -> bool) -> bool {
+    ordinal(set, &claim.name_any())
+        .is_some_and(|ordinal| size.known && ordinal >= size.pods && !pod_exists(&format!("{set}-{ordinal}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(name: &str) -> PersistentVolumeClaim {
+        let mut claim = PersistentVolumeClaim::default();
+        claim.metadata.name = Some(name.to_owned());
+        claim
+    }
+
+    #[test]
+    fn a_pod_stays_until_its_member_is_out_and_while_that_is_unknown_with_its_volume() {
+        assert_eq!(Size::new(1, Some(3), 3), Size { pods: 3, known: true });
+        assert_eq!(Size::new(1, Some(1), 3), Size { pods: 1, known: true });
+        assert_eq!(Size::new(1, None, 3), Size { pods: 3, known: false });
+        assert_eq!(Size::new(5, Some(3), 3), Size { pods: 5, known: true });
+        assert_eq!(Size::new(3, None, 0), Size { pods: 3, known: false });
+    }
+
+    #[test]
+    fn only_the_volumes_of_members_that_are_out_and_of_pods_that_are_gone_are_left_over() {
+        let leftover = |size, name: &str, pods: &[&str]| {
+            is_leftover("demo-database", size, &claim(name), |pod| pods.contains(&pod))
+        };
+        let shrunk = Size { pods: 1, known: true };
+        assert!(leftover(shrunk, "data-demo-database-1", &["demo-database-0"]));
+        assert!(!leftover(shrunk, "data-demo-database-1", &["demo-database-0", "demo-database-1"]));
+        assert!(!leftover(shrunk, "data-demo-database-0", &[]));
+        assert!(!leftover(Size { known: false, ..shrunk }, "data-demo-database-1", &[]));
+        for foreign in
+            ["data-demo-broker-1", "data-demo-database-x", "data-demo-database-01", "mine", "data-demo-database--1"]
+        {
+            assert!(!leftover(shrunk, foreign, &[]), "{foreign}");
+        }
+    }
+}
