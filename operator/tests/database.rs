@@ -213,12 +213,13 @@ async fn a_member_that_is_down_is_data_and_costs_at_most_a_few_seconds() {
 #[tokio::test]
 async fn three_members_become_one_whoever_is_primary_and_three_again_and_no_document_is_lost() {
     let (_guard, wanted, credentials) = set().await;
+    let collection = format!("kept_{}", ObjectId::new());
     let mut document = 0_i64;
     for primary in [2, 0] {
         let report = until_ready(&wanted, &credentials).await;
         lead(&wanted, &credentials, report.primary.unwrap(), &wanted.members[primary]).await;
         let client = login(&wanted, &credentials.application).await;
-        let kept = client.database("stockmarket").collection::<Document>("kept");
+        let kept = client.database("stockmarket").collection::<Document>(&collection);
         document += 1;
         kept.insert_one(doc! {"_id": document}).await.unwrap();
 
@@ -239,7 +240,7 @@ async fn three_members_become_one_whoever_is_primary_and_three_again_and_no_docu
         client.shutdown().await;
     }
     let client = login(&wanted, &credentials.application).await;
-    client.database("stockmarket").collection::<Document>("kept").drop().await.unwrap();
+    client.database("stockmarket").collection::<Document>(&collection).drop().await.unwrap();
     client.shutdown().await;
 }
 

@@ -153,6 +153,7 @@ fn failed(wanted: &Wanted, act: &str, failure: Failure) -> Result<Report, Broker
     match failure {
         Failure::Unreachable(reason) => Ok(Report {
             waiting_for: Some(format!("broker {url} does not answer ({reason}): look at its pods")),
+            may_lose_a_node: wanted.replicas == 1,
             ..Report::default()
         }),
         Failure::Refused { status: status @ (401 | 403), .. } => {
