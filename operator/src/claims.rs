@@ -30,9 +30,15 @@ pub fn ordinal(set: &str, claim: &str) -> Option<i32> {
     (claim == format!("data-{set}-{ordinal}") && ordinal >= 0).then_some(ordinal)
 }
 
-/// One more than the highest ordinal with a volume.
+/// One more than the highest ordinal with a volume. A claim that was never bound holds nothing.
 pub fn claimed<'a>(set: &str, claims: impl IntoIterator<Item = &'a PersistentVolumeClaim>) -> i32 {
-    claims.into_iter().filter_map(|claim| ordinal(set, &claim.name_any())).max().map_or(0, |highest| highest + 1)
+    let bound = |claim: &&PersistentVolumeClaim| claim.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some());
+    claims
+        .into_iter()
+        .filter(bound)
+        .filter_map(|claim| ordinal(set, &claim.name_any()))
+        .max()
+        .map_or(0, |highest| highest + 1)
 }
 
 /// Whether nobody needs a volume of `set` any more: its member is out, and its pod is gone. Were it kept, a later pod of this
@@ -44,6 +50,8 @@ pub fn is_leftover(set: &str, size: Size, claim: &PersistentVolumeClaim, pod_exi
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PersistentVolumeClaimSpec;
+
     use super::*;
 
     fn claim(name: &str) -> PersistentVolumeClaim {
@@ -59,6 +67,13 @@ mod tests {
         assert_eq!(Size::new(1, None, 3), Size { pods: 3, known: false });
         assert_eq!(Size::new(5, Some(3), 3), Size { pods: 5, known: true });
         assert_eq!(Size::new(3, None, 0), Size { pods: 3, known: false });
+    }
+
+    #[test]
+    fn a_claim_without_a_volume_keeps_no_pod() {
+        let mut bound = claim("data-demo-database-1");
+        bound.spec = Some(PersistentVolumeClaimSpec { volume_name: Some("pv".to_owned()), ..Default::default() });
+        assert_eq!(claimed("demo-database", [&bound, &claim("data-demo-database-2"), &claim("data-demo-broker-4")]), 2);
     }
 
     #[test]

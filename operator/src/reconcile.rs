@@ -106,8 +106,11 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
     match plan(&pipeline, memory.credentials.as_ref(), context).await {
         Ok(mut plan) => {
             context.remember(&pipeline, |memory| memory.credentials = Some(plan.credentials.clone()));
+            // Another wish makes void what was heard under the old one, for good: it may become the wish again.
+            let heard = memory.database_members.filter(|(wanted, _)| *wanted == plan.database.replicas);
+            context.remember(&pipeline, |memory| memory.database_members.clone_from(&heard));
             plan.may_lose_one = context.may_lose_one(&plan, memory.may_lose_one);
-            plan.database_size = context.database_size(&plan, memory.database_members.as_ref());
+            plan.database_size = context.database_size(&plan, heard.as_ref());
             let objects = objects::build(&plan);
             let Context { client, stores, metrics, settled, .. } = context;
             let applied = apply::apply(client, stores, metrics, settled, &plan, objects).await;
@@ -116,7 +119,10 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             seen.errors = applied.failures;
             let due = status::figures_due(memory.figures_at, now);
             observe::systems(&context.http, &plan, due, &mut seen).await;
-            context.remember(&pipeline, |memory| memory.may_lose_one = seen.may_lose_one);
+            context.remember(&pipeline, |memory| {
+                memory.may_lose_one.broker = seen.may_lose_one.broker.or(memory.may_lose_one.broker);
+                memory.may_lose_one.database = seen.may_lose_one.database.or(memory.may_lose_one.database);
+            });
             if let Some(members) = seen.database_members.take() {
                 let heard = (plan.database.replicas, members);
                 context.remember(&pipeline, |memory| memory.database_members = Some(heard));
@@ -222,11 +228,10 @@ impl Context {
     fn database_size(&self, plan: &Plan, heard: Option<&(i32, Vec<String>)>) -> Size {
         let set = names::part(&plan.name, Part::Database);
         let claims = self.stores.claims.state();
-        let ours = claims.iter().map(Arc::as_ref).filter(|claim| ownership::is_owned(*claim, &plan.owner.uid));
-        let members = heard
-            .filter(|(wanted, _)| *wanted == plan.database.replicas)
-            .map(|(_, members)| plan.database_members_upto(members));
-        Size::new(plan.database.replicas, members, claims::claimed(&set, ours))
+        // Whoever owns it: a StatefulSet takes any claim of the right name, and its data counts.
+        let here = claims.iter().map(Arc::as_ref).filter(|claim| claim.namespace().as_ref() == Some(&plan.namespace));
+        let members = heard.map(|(_, members)| plan.database_members_upto(members));
+        Size::new(plan.database.replicas, members, claims::claimed(&set, here))
     }
 
     fn recall(&self, pipeline: &StockPipeline) -> Memory {

@@ -49,7 +49,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
-# The volumes of members that have left broker or database.
+# The volumes of members that have left the database.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [list, watch, delete]

@@ -144,10 +144,10 @@ pub fn waiting_for(wanted: &Wanted, seen: &Seen) -> Option<String> {
 }
 
 /// Whether any one node may be taken away without a queue that stops: all of them run, and each replicated queue keeps a majority
-/// of its replicas online without one. A queue on one node only stops with its node in any case, as does a broker of one.
+/// of its replicas online without one. A queue on one or two nodes stops with a node in any case, as does a broker of one, and a drain must end.
 pub fn may_lose_a_node(wanted: &Wanted, seen: &Seen) -> bool {
     let bears_it = |queue: &Queue| match (&queue.members, &queue.online) {
-        (Some(members), Some(online)) => online.len().saturating_sub(1) * 2 > members.len(),
+        (Some(members), Some(online)) => members.len() < 3 || online.len().saturating_sub(1) * 2 > members.len(),
         // A queue without replicas names none; of a replicated one the broker has no figures for some seconds.
         _ => queue.queue_type.as_deref() != Some(QueueType::Quorum.as_str()),
     };

@@ -33,7 +33,7 @@ pub struct Report {
     pub writable: bool,
     /// `host:port` of the primary.
     pub primary: Option<String>,
-    /// Whether any one member may be taken away and the set goes on: all of them serve. A set of one stops with its member in any case.
+    /// Whether any one member may be taken away and the set goes on. A set of one stops with its member in any case.
     pub may_lose_a_member: bool,
     /// How many wanted members serve.
     pub members_ready: u32,
@@ -117,6 +117,24 @@ pub async fn converge(wanted: &Wanted, credentials: &Credentials) -> Result<Repo
     }
 }
 
+/// Whether the set goes on without any one of its members: all wanted ones serve, and the voters bear the loss of one of those that do.
+fn may_lose_a_member(wanted: &Wanted, seen: &Seen) -> bool {
+    let voters: Vec<&str> = seen
+        .config()
+        .into_iter()
+        .flat_map(|config| &config.members)
+        .filter(|member| member.votes)
+        .map(|member| member.host.as_str())
+        .collect();
+    if wanted.members.len() == 1 && voters.len() <= 1 {
+        return true;
+    }
+    let serving = voters.iter().filter(|host| seen.serves(host)).count();
+    seen.primary().is_some()
+        && wanted.members.iter().all(|host| seen.serves(host))
+        && serving.saturating_sub(1) * 2 > voters.len()
+}
+
 /// What a pass that saw `seen` and decided `step` has to say.
 pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
     let members: Vec<MemberReport> = wanted
@@ -152,12 +170,13 @@ pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
         ready: waiting_for.is_none(),
         writable: seen.primary().is_some() && users_current,
         primary: seen.primary().map(str::to_owned),
-        may_lose_a_member: members.len() == 1
-            || (seen.primary().is_some() && members.iter().all(|member| member.serves)),
+        may_lose_a_member: may_lose_a_member(wanted, seen),
         members_ready: members.iter().map(|member| u32::from(member.serves)).sum(),
         members,
+        // In a refused state it may be another set's.
         configured: seen
             .primary()
+            .filter(|_| !matches!(step, Step::Refuse { .. }))
             .and(seen.config())
             .map(|config| config.members.iter().map(|member| member.host.clone()).collect()),
         waiting_for,

@@ -236,6 +236,17 @@ fn a_member_that_is_down_is_named_and_the_rest_stays_writable() {
 }
 
 #[test]
+fn a_member_may_go_while_the_voters_bear_it() {
+    let may = |wanted: &Wanted, seen: &Seen| report(wanted, seen, &next_step(wanted, seen)).may_lose_a_member;
+    assert!(may(&wanted(3), &healthy(3)) && may(&wanted(1), &healthy(1)) && may(&wanted(5), &healthy(5)));
+    assert!(!may(&wanted(1), &healthy(2)), "in the middle of shrinking two must serve");
+    assert!(!may(&wanted(3), &healthy(1)), "in the middle of growing the first is the only one");
+    let mut lagging = healthy(3);
+    lagging.members.insert(host(2), member(State::Recovering, &config(3)));
+    assert!(!may(&wanted(3), &lagging));
+}
+
+#[test]
 fn of_two_primaries_the_one_of_the_newer_term_counts() {
     let mut seen = healthy(3);
     let newer = View { state: State::Primary, term: 2, config: config(3) };
