@@ -90,16 +90,7 @@ impl Space {
     /// 31 s; and the end of an empty one is nothing the next test has to wait for.
     async fn clean_up(&self) -> Result<()> {
         self.api::<StockPipeline>().delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
-        wait_until(&format!("no pod is left in {}", self.namespace), GONE_WITHIN, async || {
-            let pods = self.list::<Pod>("").await?;
-            ensure!(
-                pods.is_empty(),
-                "there still are {}",
-                pods.iter().map(ResourceExt::name_any).collect::<Vec<_>>().join(", ")
-            );
-            Ok(())
-        })
-        .await?;
+        self.no_pod(&format!("no pod is left in {}", self.namespace), "", GONE_WITHIN).await?;
         self.delete_namespace().await
     }
 
@@ -182,7 +173,24 @@ impl Space {
     /// # Errors
     /// The API server does not answer.
     pub async fn pods(&self, pipeline: &str, part: &str) -> Result<Vec<Pod>> {
-        self.list(&format!("{}={pipeline},{}={part}", operator::names::INSTANCE, operator::names::COMPONENT)).await
+        self.list(&labels(pipeline, part)).await
+    }
+
+    /// Waits until no pod is left that these labels select.
+    ///
+    /// # Errors
+    /// There still are some after `within`; the message names them.
+    pub async fn no_pod(&self, description: &str, labels: &str, within: Duration) -> Result<()> {
+        wait_until(description, within, async || {
+            let left = self.list::<Pod>(labels).await?;
+            ensure!(
+                left.is_empty(),
+                "there still are {}",
+                left.iter().map(ResourceExt::name_any).collect::<Vec<_>>().join(", ")
+            );
+            Ok(())
+        })
+        .await
     }
 
     /// The image that the pods of a part run.
@@ -202,6 +210,11 @@ impl Space {
     pub async fn list<K: Kind>(&self, labels: &str) -> Result<Vec<K>> {
         Ok(self.api::<K>().list(&ListParams::default().labels(labels)).await?.items)
     }
+}
+
+/// What selects the pods of a part of a pipeline.
+pub fn labels(pipeline: &str, part: &str) -> String {
+    format!("{}={pipeline},{}={part}", operator::names::INSTANCE, operator::names::COMPONENT)
 }
 
 /// Whether a pod is ready.

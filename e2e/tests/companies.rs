@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use e2e::children::children;
 use e2e::page::prices_of;
-use e2e::{Space, fixtures, wait_until, with_namespace};
+use e2e::{Space, fixtures, with_namespace};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use operator::names;
@@ -46,16 +46,8 @@ async fn companies_come_and_go_and_the_others_do_not_notice() -> Result<()> {
         pipeline["spec"]["companies"] = fixtures::companies(&["BRK.B", "^GSPC", "0700.HK", LONG, "MSFT"]);
         space.apply(&pipeline).await?;
         space.ready(PIPELINE).await?;
-        wait_until("the pods of BRK-B are gone", Duration::from_secs(45), async || {
-            let left = space.list::<Pod>(&format!("{}={slug}", names::COMPANY)).await?;
-            ensure!(
-                left.is_empty(),
-                "there still are {}",
-                left.iter().map(ResourceExt::name_any).collect::<Vec<_>>().join(", ")
-            );
-            Ok(())
-        })
-        .await?;
+        let of_company = format!("{}={slug}", names::COMPANY);
+        space.no_pod("the pods of BRK-B are gone", &of_company, Duration::from_secs(45)).await?;
         let after = pods(space).await?;
         for (uid, pod) in &with_more {
             let goes = pod.ends_with(&format!(" of {slug}"));
