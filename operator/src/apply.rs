@@ -91,15 +91,7 @@ impl Target<'_> {
                 }
             }
         }
-        for live in store.state() {
-            let gone = live.meta().deletion_timestamp.is_some() || names.contains(&live.name_any());
-            if gone || live.namespace().as_deref() != Some(&self.plan.namespace) || !self.owns(live.as_ref()) {
-                continue;
-            }
-            if let Err(error) = self.prune(&api, live.as_ref()).await {
-                self.failures.push(error);
-            }
-        }
+        self.prune_all(&api, store, |live| !names.contains(&live.name_any())).await;
         present
     }
 
@@ -163,13 +155,21 @@ impl Target<'_> {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.plan.namespace);
         let set = names::part(&self.plan.name, Part::Database);
         let pod_exists = |pod: &str| stores.pods.get(&ObjectRef::new(pod).within(&self.plan.namespace)).is_some();
-        for claim in stores.claims.state() {
-            let here = claim.namespace().as_deref() == Some(&self.plan.namespace) && self.owns(claim.as_ref());
-            let leaving = claim.metadata.deletion_timestamp.is_some();
-            if !here || leaving || !claims::is_leftover(&set, self.plan.database_size, &claim, pod_exists) {
+        let size = self.plan.database_size;
+        self.prune_all(&api, &stores.claims, |claim| claims::is_leftover(&set, size, claim, pod_exists)).await;
+    }
+
+    /// Removes those of ours that are to go and are not going already.
+    async fn prune_all<K>(&mut self, api: &Api<K>, store: &Store<K>, goes: impl Fn(&K) -> bool)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        for live in store.state() {
+            let here = live.namespace().as_deref() == Some(&self.plan.namespace) && self.owns(live.as_ref());
+            if !here || live.meta().deletion_timestamp.is_some() || !goes(live.as_ref()) {
                 continue;
             }
-            if let Err(error) = self.prune(&api, claim.as_ref()).await {
+            if let Err(error) = self.prune(api, live.as_ref()).await {
                 self.failures.push(error);
             }
         }

@@ -33,7 +33,7 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &
         Ok(report) => {
             let ready = i32::try_from(report.members_ready).unwrap_or(i32::MAX);
             seen.database = Some(System { ready, waiting_for: report.waiting_for, trouble: report.refused });
-            seen.database_members = report.configured;
+            seen.database_members = report.configured.map(|hosts| plan.database_members_upto(&hosts));
             seen.may_lose_one.database = Some(report.may_lose_a_member);
             primary = report.primary.filter(|_| report.writable);
         }

@@ -63,9 +63,9 @@ pub struct Memory {
     /// The status as written and the resource version it replaced. The watch may still show that version, and an older status
     /// with it, from which the same events would follow again.
     written: Option<(Option<String>, StockPipelineStatus)>,
-    /// The wanted number of the database's members and those it had when it was last heard of. Another wish makes it void: the act
-    /// that followed may have changed them and not been heard of.
-    database_members: Option<(i32, Vec<String>)>,
+    /// How many members of the database were wanted, and one more than the highest ordinal of those it had, when it was last heard of.
+    /// Another wish makes it void: the act that followed may have changed them and not been heard of.
+    database_members: Option<(i32, i32)>,
     /// What broker and database said last of losing a pod.
     may_lose_one: MayLoseOne,
     /// When the companies' figures were read last, whether they were news or not.
@@ -98,19 +98,21 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
     }
     let memory = context.recall(pipeline);
     let mut pipeline = pipeline.clone();
-    if let Some((_, status)) = memory.written.clone().filter(|(replaced, _)| *replaced == pipeline.resource_version()) {
+    if let Some((_, status)) = memory.written.filter(|(replaced, _)| *replaced == pipeline.resource_version()) {
         pipeline.status = Some(status);
     }
     let now = Timestamp::now();
     let mut seen = context.look_around(&pipeline);
     match plan(&pipeline, memory.credentials.as_ref(), context).await {
         Ok(mut plan) => {
-            context.remember(&pipeline, |memory| memory.credentials = Some(plan.credentials.clone()));
             // Another wish makes void what was heard under the old one, for good: it may become the wish again.
             let heard = memory.database_members.filter(|(wanted, _)| *wanted == plan.database.replicas);
-            context.remember(&pipeline, |memory| memory.database_members.clone_from(&heard));
+            context.remember(&pipeline, |memory| {
+                memory.credentials = Some(plan.credentials.clone());
+                memory.database_members = heard;
+            });
             plan.may_lose_one = context.may_lose_one(&plan, memory.may_lose_one);
-            plan.database_size = context.database_size(&plan, heard.as_ref());
+            plan.database_size = context.database_size(&plan, heard.map(|(_, members)| members));
             let objects = objects::build(&plan);
             let Context { client, stores, metrics, settled, .. } = context;
             let applied = apply::apply(client, stores, metrics, settled, &plan, objects).await;
@@ -122,14 +124,10 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             context.remember(&pipeline, |memory| {
                 memory.may_lose_one.broker = seen.may_lose_one.broker.or(memory.may_lose_one.broker);
                 memory.may_lose_one.database = seen.may_lose_one.database.or(memory.may_lose_one.database);
+                memory.database_members =
+                    seen.database_members.map(|members| (plan.database.replicas, members)).or(memory.database_members);
+                memory.figures_at = seen.figures.is_some().then_some(now).or(memory.figures_at);
             });
-            if let Some(members) = seen.database_members.take() {
-                let heard = (plan.database.replicas, members);
-                context.remember(&pipeline, |memory| memory.database_members = Some(heard));
-            }
-            if seen.figures.is_some() {
-                context.remember(&pipeline, |memory| memory.figures_at = Some(now));
-            }
         }
         Err(error) => seen.errors.push(error),
     }
@@ -225,12 +223,11 @@ impl Context {
         }
     }
 
-    fn database_size(&self, plan: &Plan, heard: Option<&(i32, Vec<String>)>) -> Size {
+    fn database_size(&self, plan: &Plan, members: Option<i32>) -> Size {
         let set = names::part(&plan.name, Part::Database);
         let claims = self.stores.claims.state();
         // Whoever owns it: a StatefulSet takes any claim of the right name, and its data counts.
         let here = claims.iter().map(Arc::as_ref).filter(|claim| claim.namespace().as_ref() == Some(&plan.namespace));
-        let members = heard.map(|(_, members)| plan.database_members_upto(members));
         Size::new(plan.database.replicas, members, claims::claimed(&set, here))
     }
 

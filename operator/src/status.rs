@@ -35,8 +35,8 @@ pub struct Seen {
     pub database: Option<System>,
     /// The database's primary.
     pub primary: Option<String>,
-    /// The members of the database's replica set as its primary knows them, `host:port`.
-    pub database_members: Option<Vec<String>>,
+    /// One more than the highest ordinal among the members of the database's replica set, as its primary knows them.
+    pub database_members: Option<i32>,
     /// Whether broker and database bear the loss of a pod; none while the one was not asked.
     pub may_lose_one: MayLoseOne,
     /// Figures by symbol; none when they were not read this time.

@@ -110,7 +110,7 @@ pub fn next_step(wanted: &Wanted, seen: &Seen) -> Step {
             reason: format!(
                 "replica set {} has no primary: {}",
                 wanted.set,
-                unready(wanted, seen).unwrap_or_else(|| "an election is under way".to_owned())
+                unready(&wanted.members, seen).unwrap_or_else(|| "an election is under way".to_owned())
             ),
         };
     };
@@ -123,15 +123,15 @@ pub fn next_step(wanted: &Wanted, seen: &Seen) -> Step {
     if let Some(change) = change(wanted, seen, config) {
         return Step::Reconfigure { on: primary.to_owned(), from_version: config.version, change };
     }
-    match unready(wanted, seen) {
+    match unready(&wanted.members, seen) {
         Some(reason) => Step::Wait { reason },
         None => Step::Done,
     }
 }
 
-/// The first wanted member that does not serve, with the remedy.
-pub fn unready(wanted: &Wanted, seen: &Seen) -> Option<String> {
-    wanted.members.iter().find_map(|host| match seen.members.get(host) {
+/// The first of these members that does not serve, with the remedy.
+pub fn unready<'a>(hosts: impl IntoIterator<Item = &'a String>, seen: &Seen) -> Option<String> {
+    hosts.into_iter().find_map(|host| match seen.members.get(host) {
         None => Some(format!("member {host} was not looked at yet")),
         Some(Member::Unreachable { error }) => {
             Some(format!("member {host} does not answer ({error}): look at its pod"))
@@ -181,14 +181,13 @@ fn initiate(wanted: &Wanted, seen: &Seen, first: &str) -> Step {
     if all_empty {
         return Step::Initiate { on: first.to_owned() };
     }
-    let not_empty = all().filter(|host| seen.members.get(*host) != Some(&Member::Uninitialised)).cloned().collect();
-    let silent = Wanted { members: not_empty, ..wanted.clone() };
+    let not_empty = all().filter(|host| seen.members.get(*host) != Some(&Member::Uninitialised));
     Step::Wait {
         reason: format!(
             "replica set {} is made when all {} members answer: {}",
             wanted.set,
             all().count(),
-            unready(&silent, seen).unwrap_or_else(|| "a member is starting".to_owned())
+            unready(not_empty, seen).unwrap_or_else(|| "a member is starting".to_owned())
         ),
     }
 }

@@ -162,9 +162,9 @@ pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
         Step::Reconfigure { change: Change::Retire(host) | Change::Remove(host), .. } => {
             Some(format!("member {host} is leaving replica set {}", wanted.set))
         }
-        Step::Reconfigure { .. } => {
-            Some(unready(wanted, seen).unwrap_or_else(|| format!("replica set {} is being changed", wanted.set)))
-        }
+        Step::Reconfigure { .. } => Some(
+            unready(&wanted.members, seen).unwrap_or_else(|| format!("replica set {} is being changed", wanted.set)),
+        ),
     };
     Report {
         ready: waiting_for.is_none(),

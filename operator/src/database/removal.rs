@@ -24,10 +24,7 @@ pub(super) fn next_step(wanted: &Wanted, seen: &Seen, config: &Config, primary: 
     let reconfigure = |change| Some(Step::Reconfigure { on: primary.to_owned(), from_version: config.version, change });
     let wait = |reason: String| Some(Step::Wait { reason });
 
-    if staying.iter().any(|member| !seen.serves(&member.host)) {
-        let only_staying =
-            Wanted { members: staying.iter().map(|member| member.host.clone()).collect(), ..wanted.clone() };
-        let reason = unready(&only_staying, seen).unwrap_or_else(|| "a member is starting".to_owned());
+    if let Some(reason) = unready(staying.iter().map(|member| &member.host), seen) {
         return wait(format!("{} members stay until those that remain all serve: {reason}", leaving.len()));
     }
     let full = |member: &ConfigMember| member.votes && member.electable;
