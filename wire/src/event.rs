@@ -2,17 +2,51 @@
 //! Rule: the body is the old contract byte for byte; what is ours travels in AMQP properties only.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Content type of the body.
 pub const CONTENT_TYPE: &str = "application/json";
-/// Header that names one life of one publisher: 128 random bits as lower-case hexadecimal text.
+/// Header by which other publishers name one life of theirs; ours says it in its [`Sequence`].
 pub const SOURCE_HEADER: &str = "x-source";
-/// Header that counts the events of a source: 0, 1, 2, …, a signed 64-bit integer.
+/// Header by which other publishers count the events of a source: 0, 1, 2, …, an integer of any width.
 pub const SEQUENCE_HEADER: &str = "x-seq";
+/// Digits of our publisher's sources: 128 random bits as lower-case hexadecimal text.
+const SOURCE_DIGITS: usize = 32;
 /// Highest price that is taken for one; above it a sum of prices could no longer be kept exactly.
 pub const MAX_PRICE: f64 = 1e12;
+
+/// Which event of which source.
+///
+/// Our publisher writes it as the message id, `<source>-<number>`, and not as headers: measured on 4.0.5, a header table costs the
+/// broker 14 µs of the 46 it takes for an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sequence<'a> {
+    /// One life of one publisher.
+    pub source: &'a str,
+    /// 0, 1, 2, …
+    pub number: u64,
+}
+
+impl fmt::Display for Sequence<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.source, self.number)
+    }
+}
+
+impl<'a> Sequence<'a> {
+    /// Reads a message id of our publisher; `None` for any other, which says nothing of an order.
+    #[must_use]
+    pub fn of_message_id(id: &'a str) -> Option<Self> {
+        let (source, number) = id.split_once('-')?;
+        let is_source =
+            source.len() == SOURCE_DIGITS && source.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        // One way to write a number: `+7` and `007` are not ours.
+        let is_number = number == "0" || (!number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit()));
+        (is_source && is_number).then_some(Self { source, number: number.parse().ok()? })
+    }
+}
 
 /// Which way a share changed hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,5 +90,25 @@ fn read_price<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Erro
         Ok(price)
     } else {
         Err(de::Error::custom(format!("price {price} is not between 0 and {MAX_PRICE}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_id_of_ours_is_read_back_and_any_other_says_nothing() {
+        let source = "0123456789abcdef0123456789abcdef";
+        for number in [0, 7, u64::MAX] {
+            let sequence = Sequence { source, number };
+            assert_eq!(Sequence::of_message_id(&sequence.to_string()), Some(sequence));
+        }
+        let foreign =
+            ["", "-", "7", "original", "0f8fad5b-d9cb-469f-a165-70867728950e", "0123456789ABCDEF0123456789ABCDEF-7"];
+        let nearly = ["", "-", "-07", "-+7", "--7", "-7 ", "-18446744073709551616"].map(|end| format!("{source}{end}"));
+        for id in foreign.into_iter().chain(nearly.iter().map(String::as_str)) {
+            assert_eq!(Sequence::of_message_id(id), None, "{id}");
+        }
     }
 }

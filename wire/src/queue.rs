@@ -43,7 +43,7 @@ pub enum QueueType {
 impl QueueType {
     /// The value of [`TYPE_ARGUMENT`].
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Quorum => "quorum",
             Self::Classic => "classic",

@@ -10,7 +10,8 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use wire::EventType;
-use workloads::consumer::intake::{Reading, Sequence};
+use wire::event::Sequence;
+use workloads::consumer::intake::Reading;
 use workloads::consumer::marks::Marks;
 use workloads::consumer::pipeline::{Ack, Filled, Pipeline};
 use workloads::consumer::settlement::{Settlement, settle};

@@ -126,8 +126,8 @@ impl Batch {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::intake::Sequence;
     use super::*;
+    use wire::event::Sequence;
 
     fn reading(price: f64, at: i64) -> Reading<'static> {
         Reading { event_type: EventType::Buy, price, at, sequence: Some(Sequence { source: "s", number: 0 }) }

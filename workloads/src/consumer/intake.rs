@@ -3,7 +3,7 @@
 
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
-use wire::event::{SEQUENCE_HEADER, SOURCE_HEADER};
+use wire::event::{SEQUENCE_HEADER, SOURCE_HEADER, Sequence};
 use wire::queue::Reason;
 use wire::{EventType, PriceEvent, Symbol};
 
@@ -18,15 +18,6 @@ pub struct Reading<'a> {
     pub at: i64,
     /// Source and number within it; foreign publishers have none.
     pub sequence: Option<Sequence<'a>>,
-}
-
-/// Which event of which source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sequence<'a> {
-    /// One life of one publisher.
-    pub source: &'a str,
-    /// 0, 1, 2, …
-    pub number: u64,
 }
 
 /// Longest name of a source, in bytes; ours have 32. A longer one would make every window carry it.
@@ -51,7 +42,7 @@ pub fn read<'a>(
         event_type: event.event_type,
         price: event.price,
         at: published_at(properties).unwrap_or(now),
-        sequence: sequence(properties),
+        sequence: sequence_in_headers(properties).or_else(|| sequence_in_message_id(properties)),
     })
 }
 
@@ -62,7 +53,11 @@ fn published_at(properties: &BasicProperties) -> Option<i64> {
     Some(if timestamp < LARGEST_SECONDS { timestamp.saturating_mul(1000) } else { timestamp })
 }
 
-fn sequence(properties: &BasicProperties) -> Option<Sequence<'_>> {
+fn sequence_in_message_id(properties: &BasicProperties) -> Option<Sequence<'_>> {
+    Sequence::of_message_id(properties.message_id().as_ref()?.as_str())
+}
+
+fn sequence_in_headers(properties: &BasicProperties) -> Option<Sequence<'_>> {
     let headers = properties.headers().as_ref()?.inner();
     let AMQPValue::LongString(source) = headers.get(SOURCE_HEADER)? else { return None };
     let source = std::str::from_utf8(source.as_bytes()).ok().filter(|source| source.len() <= MAX_SOURCE)?;
@@ -101,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_our_publisher_carries_its_time_and_number_and_a_foreign_one_does_not() {
+    fn an_event_carries_its_time_and_number_in_its_message_id_or_headers_or_not_at_all() {
         let mut headers = FieldTable::default();
         headers.insert(SOURCE_HEADER.into(), AMQPValue::LongString("abc".into()));
         headers.insert(SEQUENCE_HEADER.into(), AMQPValue::LongLongInt(7));
@@ -116,6 +111,11 @@ mod tests {
             let ours = ours.clone().with_headers(headers);
             assert_eq!(read(&company, body, &ours, 5).unwrap().sequence, Some(Sequence { source: "abc", number: 7 }));
         }
+        let source = "0123456789abcdef0123456789abcdef";
+        let named = BasicProperties::default().with_message_id(format!("{source}-7").into());
+        assert_eq!(read(&company, body, &named, 5).unwrap().sequence, Some(Sequence { source, number: 7 }));
+        let both = named.with_headers(ours.headers().clone().unwrap());
+        assert_eq!(read(&company, body, &both, 5).unwrap().sequence, Some(Sequence { source: "abc", number: 7 }));
         let plain = BasicProperties::default();
         let reading = read(&company, body, &plain, 5).unwrap();
         assert_eq!((reading.at, reading.sequence), (5, None));

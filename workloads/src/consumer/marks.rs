@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::intake::Sequence;
+use wire::event::Sequence;
+
 use super::ranges::Ranges;
 
 /// Milliseconds after which a source that says nothing may be forgotten: seven days, as long as the broker lets a consumer hold

@@ -196,8 +196,8 @@ mod tests {
     use proptest::prelude::*;
     use wire::EventType;
 
-    use super::super::intake::Sequence;
     use super::*;
+    use wire::event::Sequence;
 
     fn reading() -> Reading<'static> {
         Reading { event_type: EventType::Buy, price: 1.0, at: 0, sequence: None }

@@ -264,8 +264,8 @@ pub async fn make_indexes(windows: &Collection<Document>) -> anyhow::Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::intake::Sequence;
     use super::*;
+    use wire::event::Sequence;
 
     #[test]
     fn marks_come_back_from_a_document_as_they_were_written() {

@@ -9,11 +9,10 @@ use anyhow::{Context, anyhow};
 use futures::FutureExt;
 use futures::future::{MaybeDone, maybe_done};
 use lapin::options::BasicPublishOptions;
-use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
-use wire::event::{CONTENT_TYPE, SEQUENCE_HEADER, SOURCE_HEADER};
+use wire::event::{CONTENT_TYPE, Sequence};
 use wire::queue::QueueType;
 use wire::{PriceEvent, Symbol};
 
@@ -319,20 +318,13 @@ impl Speaker {
 }
 
 fn properties(source: &str, pending: &Pending) -> BasicProperties {
-    let mut headers = FieldTable::default();
-    headers.insert(SOURCE_HEADER.into(), AMQPValue::LongString(source.into()));
-    headers.insert(SEQUENCE_HEADER.into(), AMQPValue::LongLongInt(pending.sequence as i64));
     BasicProperties::default()
         .with_content_type(CONTENT_TYPE.into())
         .with_delivery_mode(PERSISTENT)
-        .with_message_id(format!("{source}-{}", pending.sequence).into())
+        .with_message_id(Sequence { source, number: pending.sequence }.to_string().into())
         .with_timestamp(pending.at)
-        .with_headers(headers)
 }
 
 fn sequence_of(properties: &BasicProperties) -> Option<u64> {
-    match properties.headers().as_ref()?.inner().get(SEQUENCE_HEADER)? {
-        AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
-        _ => None,
-    }
+    Some(Sequence::of_message_id(properties.message_id().as_ref()?.as_str())?.number)
 }

@@ -131,7 +131,7 @@ impl Broker {
         }
     }
 
-    /// Publishes events of these prices as our publisher does: numbered 0, 1, 2, … by `source`.
+    /// Publishes events of these prices, numbered 0, 1, 2, … by `source` in headers.
     pub async fn publish_numbered(&self, company: &Symbol, source: &str, prices: &[f64]) {
         for (number, price) in prices.iter().enumerate() {
             let mut headers = FieldTable::default();

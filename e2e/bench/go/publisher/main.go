@@ -61,7 +61,6 @@ func main() {
 		if sequenced {
 			message.MessageId = fmt.Sprintf("%s-%d", source, number)
 			message.Timestamp = time.Unix(time.Now().UnixMilli(), 0)
-			message.Headers = amqp.Table{"x-source": source, "x-seq": int64(number)}
 		}
 		*slot = must(channel.PublishWithDeferredConfirm("", company, false, false, message))
 	}
