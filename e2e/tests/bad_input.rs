@@ -29,7 +29,7 @@ async fn the_api_server_refuses_what_cannot_work_and_says_what_would() -> Result
             ("/spec/database/replicas", json!(0), "database.replicas must be 1, 3, 5 or 7"),
             ("/spec/database/replicas", json!(2), "database.replicas must be 1, 3, 5 or 7: an even number of voters survives no more failures than one less"),
             ("/spec/database/replicas", json!(-1), "database.replicas must be 1, 3, 5 or 7"),
-            ("/spec/broker/replicas", json!(2), "broker.replicas must be 1 or 3: an even number of nodes survives no more failures than one less"),
+            ("/spec/broker/replicas", json!(2), "broker.replicas must be 1, 3 or 5: an even number of nodes survives no more failures than one less"),
             ("/spec/liveview/replicas", json!(-1), "spec.liveview.replicas in body should be greater than or equal to 0"),
             ("/spec/edge/replicas", json!(-2), "spec.edge.replicas in body should be greater than or equal to 0"),
             ("/spec/broker/storage/size", json!("ten gigabytes"), "storage.size must be a quantity above 0, for example 10Gi"),
@@ -64,11 +64,6 @@ async fn what_cannot_change_yet_is_refused_and_bad_messages_go_to_the_dead_lette
         let pipeline = fixtures::light("strict", &["BRK.B"]);
         space.apply_until_ready(&pipeline).await?;
         for (path, value, sentence) in [
-            (
-                "/spec/broker/replicas",
-                json!(3),
-                "broker.replicas cannot be changed yet: create a new StockPipeline with the wanted number",
-            ),
             (
                 "/spec/broker/queueType",
                 json!("Classic"),

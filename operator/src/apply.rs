@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -50,7 +51,7 @@ pub async fn apply(
     objects: Objects,
 ) -> Applied {
     // Without `..`: a kind that is built and not applied must not compile.
-    let Objects { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments } = objects;
+    let Objects { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, jobs } = objects;
     let mut target = Target { client, metrics, settled, plan, failures: Vec::new() };
     // What pods mount and look up first, what runs last.
     target.sync(&stores.secrets, secrets).await;
@@ -59,6 +60,7 @@ pub async fn apply(
     target.sync(&stores.pod_disruption_budgets, pod_disruption_budgets).await;
     let stateful_sets = target.sync(&stores.stateful_sets, stateful_sets).await;
     let deployments = target.sync(&stores.deployments, deployments).await;
+    target.sync_jobs(&stores.jobs, jobs).await;
     target.prune_claims(stores).await;
     Applied { stateful_sets, deployments, failures: target.failures }
 }
@@ -95,12 +97,22 @@ impl Target<'_> {
         present
     }
 
+    /// A Job cannot be changed: one that is to be another goes first, and comes again in a later pass.
+    async fn sync_jobs(&mut self, store: &Store<Job>, wanted: Vec<Job>) {
+        let outdated = |job: &Job| {
+            let live = store.get(&ObjectRef::from_obj(job)).filter(|live| self.owns(live.as_ref()));
+            live.is_some_and(|live| live.annotations().get(names::APPLIED) != Some(&hash_of(job)))
+        };
+        let wanted = wanted.into_iter().filter(|job| !outdated(job)).collect();
+        self.sync(store, wanted).await;
+    }
+
     async fn apply_one<K>(&self, api: &Api<K>, store: &Store<K>, mut object: K) -> Result<K, Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
         let (kind, name) = (K::kind(&()).to_string(), object.name_any());
-        let hash = fingerprint(&to_value(&object).to_string());
+        let hash = hash_of(&object);
         object.annotations_mut().insert(names::APPLIED.into(), hash);
         let wanted = to_value(&object);
         let known = store.get(&ObjectRef::new(&name).within(&self.plan.namespace));
@@ -150,13 +162,14 @@ impl Target<'_> {
         }
     }
 
-    /// Removes the volumes of members that have left.
+    /// Removes the volumes of members and nodes that have left.
     async fn prune_claims(&mut self, stores: &Stores) {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.plan.namespace);
-        let set = names::part(&self.plan.name, Part::Database);
         let pod_exists = |pod: &str| stores.pods.get(&ObjectRef::new(pod).within(&self.plan.namespace)).is_some();
-        let size = self.plan.database_size;
-        self.prune_all(&api, &stores.claims, |claim| claims::is_leftover(&set, size, claim, pod_exists)).await;
+        for (part, size) in [(Part::Broker, self.plan.broker_size), (Part::Database, self.plan.database_size)] {
+            let set = names::part(&self.plan.name, part);
+            self.prune_all(&api, &stores.claims, |claim| claims::is_leftover(&set, size, claim, pod_exists)).await;
+        }
     }
 
     /// Removes those of ours that are to go and are not going already.
@@ -193,6 +206,11 @@ impl Target<'_> {
             Err(error) => Err(Error::kubernetes("delete", kind, name)(error)),
         }
     }
+}
+
+/// The value of the annotation [`names::APPLIED`] for an object as it is built.
+fn hash_of<K: Serialize>(object: &K) -> String {
+    fingerprint(&to_value(object).to_string())
 }
 
 /// A Kubernetes type always becomes a JSON object; should one ever not, it compares as different and is applied.

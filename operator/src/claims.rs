@@ -1,7 +1,7 @@
 //! How many pods a StatefulSet needs beyond the wish, and which of its volumes nobody needs any more.
 //! Rule: pure; a pod or volume goes only when the system inside has said that its member is out.
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 /// Pods of a StatefulSet whose members join and leave one by one.
@@ -9,25 +9,45 @@ use kube::ResourceExt;
 pub struct Size {
     /// Pods that have to run: those wanted and those that are not out yet.
     pub pods: i32,
-    /// Whether the system inside said who its members are; if not, nothing is taken away.
-    pub known: bool,
+    /// The first ordinal from which on volumes belong to nobody; `None`: the system inside did not say, so nothing is taken away.
+    pub free_from: Option<i32>,
+}
+
+/// Who belonged to the system inside a StatefulSet when it was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// One more than the highest ordinal of its members.
+    pub members: i32,
+    /// One more than the highest ordinal of the pods at the time: one that ran may have joined since.
+    pub pods: i32,
 }
 
 impl Size {
-    /// The size for `wanted` pods, `members` counted up to the highest ordinal that belongs to the system (`None` while it was
-    /// not heard of), and `claimed` up to the highest ordinal with a volume.
+    /// The size for `wanted` pods, with what was `heard` of the system and `claimed`, one more than the highest ordinal with a volume.
     ///
-    /// A volume may be the only one that holds the data, so its pod runs until the system can be asked.
-    pub fn new(wanted: i32, members: Option<i32>, claimed: i32) -> Self {
-        Self { pods: wanted.max(members.unwrap_or(claimed)), known: members.is_some() }
+    /// A volume may be the only one that holds the data, so its pod runs until the system can be asked. A pod that was joining when it was
+    /// taken away may have succeeded, so its volume goes only when the system was asked again after the pod.
+    pub fn new(wanted: i32, heard: Option<Heard>, claimed: i32) -> Self {
+        let pods = wanted.max(heard.map_or(claimed, |heard| heard.members));
+        Self { pods, free_from: heard.map(|heard| pods.max(heard.pods)) }
     }
 }
 
-/// The ordinal of the pod a claim belongs to; `None` when it is none of `set`'s.
-pub fn ordinal(set: &str, claim: &str) -> Option<i32> {
-    let ordinal = claim.strip_prefix("data-")?.strip_prefix(set)?.strip_prefix('-')?.parse().ok()?;
+/// The ordinal of a pod; `None` when it is none of `set`'s.
+fn ordinal(set: &str, pod: &str) -> Option<i32> {
+    let ordinal = pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()?;
     // Not `-01`, which no pod has.
-    (claim == format!("data-{set}-{ordinal}") && ordinal >= 0).then_some(ordinal)
+    (pod == format!("{set}-{ordinal}") && ordinal >= 0).then_some(ordinal)
+}
+
+/// The ordinal of the pod a claim belongs to; `None` when it is none of `set`'s.
+fn claim_ordinal(set: &str, claim: &str) -> Option<i32> {
+    ordinal(set, claim.strip_prefix("data-")?)
+}
+
+/// One more than the highest ordinal among the pods of `set`.
+pub fn running<'a>(set: &str, pods: impl IntoIterator<Item = &'a Pod>) -> i32 {
+    pods.into_iter().filter_map(|pod| ordinal(set, &pod.name_any())).max().map_or(0, |highest| highest + 1)
 }
 
 /// One more than the highest ordinal with a volume. A claim that was never bound holds nothing.
@@ -36,7 +56,7 @@ pub fn claimed<'a>(set: &str, claims: impl IntoIterator<Item = &'a PersistentVol
     claims
         .into_iter()
         .filter(bound)
-        .filter_map(|claim| ordinal(set, &claim.name_any()))
+        .filter_map(|claim| claim_ordinal(set, &claim.name_any()))
         .max()
         .map_or(0, |highest| highest + 1)
 }
@@ -44,8 +64,10 @@ pub fn claimed<'a>(set: &str, claims: impl IntoIterator<Item = &'a PersistentVol
 /// Whether nobody needs a volume of `set` any more: its member is out, and its pod is gone. Were it kept, a later pod of this
 /// name would start with a member's old data, too old to catch up from.
 pub fn is_leftover(set: &str, size: Size, claim: &PersistentVolumeClaim, pod_exists: impl Fn(&str) -> bool) -> bool {
-    ordinal(set, &claim.name_any())
-        .is_some_and(|ordinal| size.known && ordinal >= size.pods && !pod_exists(&format!("{set}-{ordinal}")))
+    let ordinal = claim_ordinal(set, &claim.name_any());
+    ordinal
+        .zip(size.free_from)
+        .is_some_and(|(ordinal, free)| ordinal >= free && !pod_exists(&format!("{set}-{ordinal}")))
 }
 
 #[cfg(test)]
@@ -62,11 +84,13 @@ mod tests {
 
     #[test]
     fn a_pod_stays_until_its_member_is_out_and_while_that_is_unknown_with_its_volume() {
-        assert_eq!(Size::new(1, Some(3), 3), Size { pods: 3, known: true });
-        assert_eq!(Size::new(1, Some(1), 3), Size { pods: 1, known: true });
-        assert_eq!(Size::new(1, None, 3), Size { pods: 3, known: false });
-        assert_eq!(Size::new(5, Some(3), 3), Size { pods: 5, known: true });
-        assert_eq!(Size::new(3, None, 0), Size { pods: 3, known: false });
+        let heard = |members, pods| Some(Heard { members, pods });
+        assert_eq!(Size::new(1, heard(3, 3), 3), Size { pods: 3, free_from: Some(3) });
+        assert_eq!(Size::new(1, heard(1, 3), 3), Size { pods: 1, free_from: Some(3) }, "they may be joining");
+        assert_eq!(Size::new(1, heard(1, 1), 3), Size { pods: 1, free_from: Some(1) });
+        assert_eq!(Size::new(1, None, 3), Size { pods: 3, free_from: None });
+        assert_eq!(Size::new(5, heard(3, 3), 3), Size { pods: 5, free_from: Some(5) });
+        assert_eq!(Size::new(3, None, 0), Size { pods: 3, free_from: None });
     }
 
     #[test]
@@ -81,11 +105,12 @@ mod tests {
         let leftover = |size, name: &str, pods: &[&str]| {
             is_leftover("demo-database", size, &claim(name), |pod| pods.contains(&pod))
         };
-        let shrunk = Size { pods: 1, known: true };
+        let shrunk = Size { pods: 1, free_from: Some(1) };
         assert!(leftover(shrunk, "data-demo-database-1", &["demo-database-0"]));
         assert!(!leftover(shrunk, "data-demo-database-1", &["demo-database-0", "demo-database-1"]));
         assert!(!leftover(shrunk, "data-demo-database-0", &[]));
-        assert!(!leftover(Size { known: false, ..shrunk }, "data-demo-database-1", &[]));
+        assert!(!leftover(Size { free_from: Some(2), ..shrunk }, "data-demo-database-1", &[]));
+        assert!(!leftover(Size { free_from: None, ..shrunk }, "data-demo-database-1", &[]));
         for foreign in
             ["data-demo-broker-1", "data-demo-database-x", "data-demo-database-01", "mine", "data-demo-database--1"]
         {

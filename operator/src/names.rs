@@ -22,6 +22,9 @@ pub const APPLIED: &str = "stockpipeline.io/applied";
 /// Annotation of a pod template with the hash of the configuration its pods read at start only.
 pub const CONFIGURATION: &str = "stockpipeline.io/configuration";
 
+/// Value of [`COMPONENT`] of what takes a node out of the broker's cluster.
+pub const BROKER_LEAVE: &str = "broker-leave";
+
 /// A part of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -66,6 +69,18 @@ pub fn company(pipeline: &str, of: Part, slug: &str) -> String {
 /// The headless Service that gives the broker's nodes their host names.
 pub fn broker_nodes(pipeline: &str) -> String {
     format!("{pipeline}-broker-nodes")
+}
+
+/// The Job that takes a node out of the broker's cluster.
+pub fn broker_leave(pipeline: &str, ordinal: i32) -> String {
+    format!("{pipeline}-broker-leave-{ordinal}")
+}
+
+/// What selects the pods of [`broker_leave`]. They are none of the broker's: no Service leads to them.
+pub fn broker_leave_selector(pipeline: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(pipeline, Part::Broker);
+    labels.insert(COMPONENT.into(), BROKER_LEAVE.into());
+    labels
 }
 
 /// The Secret with the generated credentials of the broker or the database.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::broker;
 use crate::database::{self, windows};
 use crate::plan::Plan;
-use crate::status::{Figures, Seen, System};
+use crate::status::{BrokerNodes, Figures, Seen, System};
 
 /// Asks broker and database and fills in what they say; the companies' figures only when `figures` says so.
 pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &mut Seen) {
@@ -19,6 +19,11 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &
     let queues = match broker {
         Ok(report) => {
             seen.may_lose_one.broker = Some(report.may_lose_a_node);
+            seen.broker_nodes = report.nodes.as_ref().map(|nodes| BrokerNodes {
+                upto: nodes.iter().filter_map(|node| plan.broker_ordinal(node)).max().map_or(0, |highest| highest + 1),
+                leaves: report.may_leave.as_ref().and_then(|node| plan.broker_ordinal(node)),
+                formed: report.formed,
+            });
             let ready = i32::try_from(report.nodes_running).unwrap_or(i32::MAX);
             seen.broker = Some(System { ready, waiting_for: report.waiting_for, trouble: report.alarm });
             report.queues

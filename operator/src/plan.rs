@@ -16,6 +16,8 @@ use crate::read::{self, Credentials};
 
 /// Most members of the database (`spec.database.replicas`).
 const MEMBERS_MAX: i32 = 7;
+/// Most nodes of the broker (`spec.broker.replicas`).
+const NODES_MAX: i32 = 5;
 
 /// Whether a part goes on when one of its pods is taken away; `None` while it was not asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,6 +87,12 @@ pub struct Plan {
     pub consumer: Template,
     /// RabbitMQ, as written.
     pub broker: Broker,
+    /// Its pods: more than wanted while nodes are leaving.
+    pub broker_size: Size,
+    /// Whether all its nodes were there once.
+    pub broker_formed: bool,
+    /// The node that nothing needs any more and that is to leave.
+    pub broker_leaves: Option<i32>,
     /// MongoDB, as written.
     pub database: Database,
     /// Its pods: more than wanted while members are leaving.
@@ -136,6 +144,9 @@ impl Plan {
                 price_max: price.max,
             });
         }
+        if spec.broker.replicas < 1 || spec.broker.replicas % 2 == 0 {
+            return invalid(format!("spec.broker.replicas is {}: use 1, 3 or 5", spec.broker.replicas));
+        }
         if spec.database.replicas < 1 || spec.database.replicas % 2 == 0 {
             return invalid(format!("spec.database.replicas is {}: use 1, 3, 5 or 7", spec.database.replicas));
         }
@@ -152,8 +163,11 @@ impl Plan {
             publisher: spec.publisher.template.clone(),
             consumer: spec.consumer.template.clone(),
             broker: spec.broker.clone(),
+            broker_size: Size { pods: spec.broker.replicas, free_from: None },
+            broker_formed: false,
+            broker_leaves: None,
             database: spec.database.clone(),
-            database_size: Size { pods: spec.database.replicas, known: false },
+            database_size: Size { pods: spec.database.replicas, free_from: None },
             may_lose_one: MayLoseOne::default(),
             liveview: spec.liveview.clone(),
             edge: spec.edge.clone(),
@@ -214,13 +228,26 @@ impl Plan {
         )
     }
 
+    /// A node of the broker, `rabbit@host`.
+    pub fn broker_node(&self, ordinal: i32) -> String {
+        let (set, nodes) = (names::part(&self.name, names::Part::Broker), names::broker_nodes(&self.name));
+        format!("rabbit@{}", names::pod_host(&set, ordinal, &nodes, &self.namespace))
+    }
+
+    /// The ordinal of a node of the broker.
+    pub fn broker_ordinal(&self, node: &str) -> Option<i32> {
+        (0..NODES_MAX).find(|ordinal| self.broker_node(*ordinal) == node)
+    }
+
     /// What `crate::broker` looks after.
     pub fn broker_wanted(&self) -> broker::Wanted {
         let service = names::part(&self.name, names::Part::Broker);
         broker::Wanted {
             management_url: format!("http://{service}.{}.svc:15672", self.namespace),
             login: broker::Login { user: read::BROKER_USER.into(), password: self.credentials.broker_password.clone() },
-            replicas: self.broker.replicas.unsigned_abs(),
+            nodes: (0..self.broker.replicas).map(|ordinal| self.broker_node(ordinal)).collect(),
+            others: (self.broker.replicas..NODES_MAX).map(|ordinal| self.broker_node(ordinal)).collect(),
+            formed: self.broker_formed,
             queue_type: self.broker.queue_type.into(),
             companies: self.companies.iter().map(|company| company.symbol.clone()).collect(),
         }

@@ -57,7 +57,9 @@ fn trouble(pod: &Pod, now: Timestamp) -> Option<String> {
             let how = ended.map_or_else(String::new, |ended| {
                 format!(" (exit code {}, {})", ended.exit_code, ended.reason.as_deref().unwrap_or("Error"))
             });
-            return Some(format!("keeps failing{how}: see its logs"));
+            // The last line is what the program ended with.
+            let words = ended.and_then(|ended| ended.message.as_deref()).and_then(|message| message.lines().last());
+            return Some(format!("keeps failing{how}: {}", words.unwrap_or("see its logs")));
         }
         let why = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
         return Some(format!("waits: {reason}: {why}"));

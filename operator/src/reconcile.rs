@@ -24,13 +24,15 @@ use crate::observe;
 use crate::ownership;
 use crate::plan::{Images, MayLoseOne, Plan};
 use crate::read::{self, Credentials};
-use crate::status::{self, Seen};
+use crate::status::{self, BrokerNodes, Seen};
 use crate::watch::{Guarded, Stores};
 
 /// Pause between passes while something is under way.
 const UNDER_WAY: Duration = Duration::from_secs(2);
 /// Pause between passes when all is well. Changes in the cluster are watched; this is for what happens inside broker and database.
 const SETTLED: Duration = Duration::from_secs(10);
+/// What a system said of its members counts this long. One that has fallen silent gets back each pod that still has a volume: it may need it.
+const HEARD: Duration = Duration::from_secs(60);
 /// After this long a pass is given up: an API server that takes a request and never answers must not hold a pipeline for ever.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -63,13 +65,57 @@ pub struct Memory {
     /// The status as written and the resource version it replaced. The watch may still show that version, and an older status
     /// with it, from which the same events would follow again.
     written: Option<(Option<String>, StockPipelineStatus)>,
-    /// How many members of the database were wanted, and one more than the highest ordinal of those it had, when it was last heard of.
-    /// Another wish makes it void: the act that followed may have changed them and not been heard of.
-    database_members: Option<(i32, i32)>,
+    /// One more than the highest ordinal of the database's members.
+    database: Option<Heard<i32>>,
+    /// The nodes of the broker.
+    broker: Option<Heard<BrokerNodes>>,
     /// What broker and database said last of losing a pod.
     may_lose_one: MayLoseOne,
     /// When the companies' figures were read last, whether they were news or not.
     figures_at: Option<Timestamp>,
+}
+
+/// What the system inside a StatefulSet said of its members.
+#[derive(Clone, Copy)]
+struct Heard<T> {
+    at: Timestamp,
+    /// The wish at the time. Another one makes it void, for good: the act that followed may have changed the members and not been heard of.
+    wanted: i32,
+    /// One more than the highest ordinal of the pods just before.
+    pods: i32,
+    said: T,
+}
+
+impl<T> Heard<T> {
+    fn still_counts(&self, wanted: i32, now: Timestamp) -> bool {
+        self.wanted == wanted && now.duration_since(self.at).unsigned_abs() < HEARD
+    }
+}
+
+impl Memory {
+    /// What still counts of it.
+    fn fresh(self, plan: &Plan, now: Timestamp) -> Self {
+        Self {
+            credentials: Some(plan.credentials.clone()),
+            database: self.database.filter(|heard| heard.still_counts(plan.database.replicas, now)),
+            broker: self.broker.filter(|heard| heard.still_counts(plan.broker.replicas, now)),
+            ..self
+        }
+    }
+
+    /// Adds what a pass has seen; where it has seen nothing the old still counts.
+    fn hear(&mut self, plan: &Plan, seen: &Seen, now: Timestamp) {
+        let pods = |part| claims::running(&names::part(&plan.name, part), &seen.pods);
+        let (wanted, at) = (plan.database.replicas, now);
+        let heard = |said| Heard { at, wanted, pods: pods(Part::Database), said };
+        self.database = seen.database_members.map(heard).or(self.database);
+        let wanted = plan.broker.replicas;
+        let heard = |said| Heard { at, wanted, pods: pods(Part::Broker), said };
+        self.broker = seen.broker_nodes.map(heard).or(self.broker);
+        self.may_lose_one.broker = seen.may_lose_one.broker.or(self.may_lose_one.broker);
+        self.may_lose_one.database = seen.may_lose_one.database.or(self.may_lose_one.database);
+        self.figures_at = seen.figures.is_some().then_some(now).or(self.figures_at);
+    }
 }
 
 /// One pass over one pipeline.
@@ -98,21 +144,16 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
     }
     let memory = context.recall(pipeline);
     let mut pipeline = pipeline.clone();
-    if let Some((_, status)) = memory.written.filter(|(replaced, _)| *replaced == pipeline.resource_version()) {
+    if let Some((_, status)) = memory.written.clone().filter(|(replaced, _)| *replaced == pipeline.resource_version()) {
         pipeline.status = Some(status);
     }
     let now = Timestamp::now();
     let mut seen = context.look_around(&pipeline);
     match plan(&pipeline, memory.credentials.as_ref(), context).await {
         Ok(mut plan) => {
-            // Another wish makes void what was heard under the old one, for good: it may become the wish again.
-            let heard = memory.database_members.filter(|(wanted, _)| *wanted == plan.database.replicas);
-            context.remember(&pipeline, |memory| {
-                memory.credentials = Some(plan.credentials.clone());
-                memory.database_members = heard;
-            });
-            plan.may_lose_one = context.may_lose_one(&plan, memory.may_lose_one);
-            plan.database_size = context.database_size(&plan, heard.map(|(_, members)| members));
+            let memory = memory.fresh(&plan, now);
+            context.remember(&pipeline, |known| *known = memory.clone());
+            context.complete(&mut plan, &memory);
             let objects = objects::build(&plan);
             let Context { client, stores, metrics, settled, .. } = context;
             let applied = apply::apply(client, stores, metrics, settled, &plan, objects).await;
@@ -121,13 +162,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             seen.errors = applied.failures;
             let due = status::figures_due(memory.figures_at, now);
             observe::systems(&context.http, &plan, due, &mut seen).await;
-            context.remember(&pipeline, |memory| {
-                memory.may_lose_one.broker = seen.may_lose_one.broker.or(memory.may_lose_one.broker);
-                memory.may_lose_one.database = seen.may_lose_one.database.or(memory.may_lose_one.database);
-                memory.database_members =
-                    seen.database_members.map(|members| (plan.database.replicas, members)).or(memory.database_members);
-                memory.figures_at = seen.figures.is_some().then_some(now).or(memory.figures_at);
-            });
+            context.remember(&pipeline, |memory| memory.hear(&plan, &seen, now));
         }
         Err(error) => seen.errors.push(error),
     }
@@ -223,12 +258,30 @@ impl Context {
         }
     }
 
-    fn database_size(&self, plan: &Plan, members: Option<i32>) -> Size {
-        let set = names::part(&plan.name, Part::Database);
+    /// Completes the wish with what is known of the systems inside.
+    fn complete(&self, plan: &mut Plan, memory: &Memory) {
+        plan.may_lose_one = self.may_lose_one(plan, memory.may_lose_one);
+        let database = memory.database.map(|heard| claims::Heard { members: heard.said, pods: heard.pods });
+        plan.database_size = Size::new(plan.database.replicas, database, self.claimed(plan, Part::Database));
+        let broker = memory.broker.map(|heard| claims::Heard { members: heard.said.upto, pods: heard.pods });
+        plan.broker_size = Size::new(plan.broker.replicas, broker, self.claimed(plan, Part::Broker));
+        plan.broker_leaves = memory.broker.and_then(|heard| heard.said.leaves);
+        plan.broker_formed = memory.broker.is_some_and(|heard| heard.said.formed) || self.broker_was_formed(plan);
+    }
+
+    /// One more than the highest ordinal with a volume.
+    fn claimed(&self, plan: &Plan, part: Part) -> i32 {
         let claims = self.stores.claims.state();
         // Whoever owns it: a StatefulSet takes any claim of the right name, and its data counts.
         let here = claims.iter().map(Arc::as_ref).filter(|claim| claim.namespace().as_ref() == Some(&plan.namespace));
-        Size::new(plan.database.replicas, members, claims::claimed(&set, here))
+        claims::claimed(&names::part(&plan.name, part), here)
+    }
+
+    /// Whether an earlier pass, of whatever operator, saw the broker's cluster made.
+    fn broker_was_formed(&self, plan: &Plan) -> bool {
+        let name = names::part(&plan.name, Part::Broker);
+        let config_map = self.stores.config_maps.get(&ObjectRef::new(&name).within(&plan.namespace));
+        config_map.is_some_and(|config_map| objects::says_formed(&config_map))
     }
 
     fn recall(&self, pipeline: &StockPipeline) -> Memory {

@@ -37,6 +37,8 @@ pub struct Seen {
     pub primary: Option<String>,
     /// One more than the highest ordinal among the members of the database's replica set, as its primary knows them.
     pub database_members: Option<i32>,
+    /// The nodes of the broker's cluster; none while it was not asked.
+    pub broker_nodes: Option<BrokerNodes>,
     /// Whether broker and database bear the loss of a pod; none while the one was not asked.
     pub may_lose_one: MayLoseOne,
     /// Figures by symbol; none when they were not read this time.
@@ -54,6 +56,17 @@ pub struct System {
     pub waiting_for: Option<String>,
     /// Waiting will not help: somebody has to act.
     pub trouble: bool,
+}
+
+/// Which nodes the broker's cluster has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BrokerNodes {
+    /// One more than the highest ordinal among them.
+    pub upto: i32,
+    /// The ordinal of the one that may leave.
+    pub leaves: Option<i32>,
+    /// All wanted ones have joined.
+    pub formed: bool,
 }
 
 /// Figures of one company; what could not be read is absent.
@@ -231,7 +244,12 @@ fn set(
     let pods_ready = current && ready == wanted;
     match system {
         Some(System { ready, waiting_for: Some(waiting), trouble }) if pods_ready => {
-            let (ready, message, trouble) = ((*ready).min(wanted), waiting.clone(), *trouble);
+            let ready = (*ready).min(wanted);
+            // The wanted pods run; one that is to leave, or what takes it out, may not.
+            let (message, trouble) = match pods::worst(pods_of(seen, part), now) {
+                Some(pod) => (format!("{waiting}; {pod}"), true),
+                None => (waiting.clone(), *trouble),
+            };
             Judgement { type_, part, ready, wanted, reason: reason::FORMING, message, trouble }
         }
         None if pods_ready => {
@@ -268,6 +286,14 @@ fn deployed(seen: &Seen, now: Timestamp, part: Part, type_: &'static str, wanted
     judge(seen, now, part, type_, ready.min(wanted), wanted, current)
 }
 
+/// The pods of a part, and those that take a node out of it.
+fn pods_of(seen: &Seen, part: Part) -> impl Iterator<Item = &Pod> {
+    seen.pods.iter().filter(move |pod| match pod.labels().get(names::COMPONENT).map(String::as_str) {
+        Some(names::BROKER_LEAVE) => part == Part::Broker,
+        component => component == Some(part.name()),
+    })
+}
+
 fn judge(
     seen: &Seen,
     now: Timestamp,
@@ -284,9 +310,7 @@ fn judge(
     if current && ready == wanted {
         return judgement(reason::READY, format!("{ready} of {wanted} ready"), false);
     }
-    let of_part =
-        seen.pods.iter().filter(|pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
-    match pods::worst(of_part, now) {
+    match pods::worst(pods_of(seen, part), now) {
         Some(trouble) => judgement(reason::POD_TROUBLE, format!("{ready} of {wanted} ready; {trouble}"), true),
         None => judgement(reason::STARTING, format!("{ready} of {wanted} ready, the others are starting"), false),
     }

@@ -6,6 +6,7 @@ use std::hash::Hash;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::DeserializeGuard;
@@ -32,6 +33,8 @@ pub struct Stores {
     pub stateful_sets: Store<StatefulSet>,
     /// Deployments.
     pub deployments: Store<Deployment>,
+    /// Jobs.
+    pub jobs: Store<Job>,
     /// Pods.
     pub pods: Store<Pod>,
     /// The claims of the pods of stateful sets.
@@ -65,12 +68,23 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
     let controller = controller.owns_stream(stream);
     let (deployments, stream) = children(client, namespace);
     let controller = controller.owns_stream(stream);
+    let (jobs, stream) = children(client, namespace);
+    let controller = controller.owns_stream(stream);
     let (pods, stream) = children::<Pod>(client, namespace);
     let controller = controller.watches_stream(stream, |pod| instance(&pod));
     let (claims, stream) = children::<PersistentVolumeClaim>(client, namespace);
     let controller = controller.watches_stream(stream, |claim| instance(&claim));
-    let stores =
-        Stores { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, pods, claims };
+    let stores = Stores {
+        secrets,
+        config_maps,
+        services,
+        pod_disruption_budgets,
+        stateful_sets,
+        deployments,
+        jobs,
+        pods,
+        claims,
+    };
     (controller, stores)
 }
 
@@ -116,8 +130,17 @@ impl Stores {
     /// Waits until each store holds the first full list: before that, absence proves nothing.
     pub async fn ready(&self) {
         // A dropped writer means the process is ending; there is nothing left to wait for.
-        let Self { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, pods, claims } =
-            self;
+        let Self {
+            secrets,
+            config_maps,
+            services,
+            pod_disruption_budgets,
+            stateful_sets,
+            deployments,
+            jobs,
+            pods,
+            claims,
+        } = self;
         drop(futures::join!(
             secrets.wait_until_ready(),
             config_maps.wait_until_ready(),
@@ -125,6 +148,7 @@ impl Stores {
             pod_disruption_budgets.wait_until_ready(),
             stateful_sets.wait_until_ready(),
             deployments.wait_until_ready(),
+            jobs.wait_until_ready(),
             pods.wait_until_ready(),
             claims.wait_until_ready(),
         ));

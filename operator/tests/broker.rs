@@ -24,7 +24,9 @@ fn wanted(symbols: &[&str]) -> Wanted {
     Wanted {
         management_url: format!("http://{host}"),
         login: Login { user: user.to_owned(), password: password.to_owned() },
-        replicas: 1,
+        nodes: vec!["rabbit@localhost".to_owned()],
+        others: Vec::new(),
+        formed: true,
         queue_type: QueueType::Quorum,
         companies: symbols.iter().map(|symbol| format!("{symbol}-{suffix}")).collect(),
     }

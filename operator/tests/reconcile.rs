@@ -372,7 +372,7 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
         ("empty", json!({"companies": [{"symbol": ""}]}), "a symbol is 1 to 64 letters, digits or"),
         ("even", json!({"companies": one, "database": {"replicas": 2}}), "database.replicas must be 1, 3, 5 or 7"),
         ("zero", json!({"companies": one, "database": {"replicas": 0}}), "database.replicas must be 1, 3, 5 or 7"),
-        ("two", json!({"companies": one, "broker": {"replicas": 2}}), "broker.replicas must be 1 or 3"),
+        ("two", json!({"companies": one, "broker": {"replicas": 2}}), "broker.replicas must be 1, 3 or 5"),
         (
             "negative",
             json!({"companies": one, "liveview": {"replicas": -1}}),
@@ -430,7 +430,7 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
     }
     world.create("fixed", &["MSFT"]).await;
     for (change, sentence) in [
-        (json!({"broker": {"replicas": 3}}), "broker.replicas cannot be changed yet"),
+        (json!({"broker": {"replicas": 2}}), "broker.replicas must be 1, 3 or 5"),
         (json!({"broker": {"storage": {"size": "5Gi"}}}), "storage cannot be changed yet"),
     ] {
         let patch = json!({"spec": change});

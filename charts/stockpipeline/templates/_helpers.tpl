@@ -49,12 +49,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
-# The volumes of members that have left the database.
+# The volumes of nodes and members that have left broker and database.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [list, watch, delete]
 - apiGroups: [apps]
   resources: [deployments, statefulsets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [batch]
+  resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

@@ -1,5 +1,5 @@
 //! Decides what the broker still lacks.
-//! Rule: pure; it only adds and corrects, no step ever deletes a queue or a message.
+//! Rule: pure; no step ever deletes a queue or a message.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use wire::queue::QueueType;
 
 use super::management::{Login, Node, Policy, Queue};
+use super::membership;
 
 /// Milliseconds a consumer may hold a message: seven days. The broker closes the channel of a consumer that holds one for
 /// longer (30 minutes by default; RabbitMQ manual, "Delivery Acknowledgement Timeout"), and a window of 1000 events of a
@@ -25,8 +26,12 @@ pub struct Wanted {
     pub management_url: String,
     /// An administrator of the broker.
     pub login: Login,
-    /// How many nodes.
-    pub replicas: u32,
+    /// The nodes, `rabbit@host`, by ordinal.
+    pub nodes: Vec<String>,
+    /// Further nodes, should the cluster know them: they leave once no queue needs them.
+    pub others: Vec<String>,
+    /// All nodes were there once: the cluster is made.
+    pub formed: bool,
     /// Type of a queue that has to be declared.
     pub queue_type: QueueType,
     /// Symbols, exactly as written; each is the name of a queue.
@@ -68,6 +73,20 @@ pub enum Step {
         /// `quorum` or `classic`.
         queue_type: &'static str,
     },
+    /// Gives a quorum queue a replica on a node.
+    AddMember {
+        /// Its name.
+        queue: String,
+        /// `rabbit@host`.
+        node: String,
+    },
+    /// Takes a quorum queue's replica away from a node that is to leave.
+    DeleteMember {
+        /// Its name.
+        queue: String,
+        /// `rabbit@host`.
+        node: String,
+    },
 }
 
 /// Everything that is missing and can be made now, policies first so that no queue lives a moment without its own.
@@ -84,18 +103,26 @@ pub fn next_steps(wanted: &Wanted, seen: &Seen) -> Vec<Step> {
                 .map(|company| Step::DeclareQueue { company: company.clone(), queue_type: wanted.queue_type.as_str() }),
         );
     }
+    steps.extend(membership::next_changes(wanted, seen));
     steps
 }
 
-/// A quorum queue gets its replicas from the nodes there are when it is declared, so a new cluster is complete first.
-/// Later, a node that is down must not keep a new company away: a running majority is enough.
+/// A new cluster is complete before its first queue, so that no event lies on one node only. Later, a node that is down or
+/// joins must not keep a new company away: a running majority is enough.
 fn may_declare(wanted: &Wanted, seen: &Seen) -> bool {
-    seen.nodes.len() >= wanted.replicas as usize && seen.running() > wanted.replicas / 2
+    (wanted.formed || is_formed(wanted, seen)) && seen.running() as usize > seen.nodes.len() / 2
+}
+
+/// Whether the cluster knows all wanted nodes.
+pub fn is_formed(wanted: &Wanted, seen: &Seen) -> bool {
+    wanted.nodes.iter().all(|node| seen.nodes.iter().any(|known| known.name == *node))
 }
 
 /// The first thing that keeps the broker from being as wanted after all steps, with what a person can do.
 pub fn waiting_for(wanted: &Wanted, seen: &Seen) -> Option<String> {
-    let (running, replicas) = (seen.running(), wanted.replicas);
+    let replicas = wanted.nodes.len();
+    let runs = |node: &&String| seen.nodes.iter().any(|known| known.name == **node && known.running);
+    let running = wanted.nodes.iter().filter(runs).count();
     if let Some(node) = seen.nodes.iter().find(|node| node.mem_alarm) {
         return Some(format!(
             "broker node {} is short of memory and blocks the publishers: raise its memory limit or let consumers catch up",
@@ -109,7 +136,7 @@ pub fn waiting_for(wanted: &Wanted, seen: &Seen) -> Option<String> {
         ));
     }
     if running < replicas {
-        let down = seen.nodes.iter().find(|node| !node.running);
+        let down = seen.nodes.iter().find(|node| !node.running && wanted.nodes.contains(&node.name));
         return Some(match down {
             Some(node) => format!("{running} of {replicas} broker nodes run: look at the pod of {}", node.name),
             None => {
@@ -139,19 +166,32 @@ pub fn waiting_for(wanted: &Wanted, seen: &Seen) -> Option<String> {
             "queue {company} has {online} of {members} replicas online, no majority: look at the broker's pods"
         ));
     }
-    let missing = wanted.companies.iter().find(|company| ours(company).is_none())?;
-    Some(format!("queue {missing} is being made"))
+    if let Some(missing) = wanted.companies.iter().find(|company| ours(company).is_none()) {
+        return Some(format!("queue {missing} is being made"));
+    }
+    let short = wanted.companies.iter().find_map(|company| {
+        let members = ours(company)?.members.as_ref()?;
+        let there = wanted.nodes.iter().filter(|node| members.contains(node)).count();
+        (membership::is_quorum(ours(company)?) && there < replicas).then_some((company, there))
+    });
+    if let Some((company, there)) = short {
+        return Some(format!("queue {company} has {there} of {replicas} replicas, the others are being made"));
+    }
+    let leaving = membership::next_to_leave(wanted, seen)?;
+    Some(membership::holds(wanted, seen, leaving).unwrap_or_else(|| format!("node {leaving} is leaving the cluster")))
 }
 
 /// Whether any one node may be taken away without a queue that stops: all of them run, and each replicated queue keeps a majority
-/// of its replicas online without one. A queue on one or two nodes stops with a node in any case, as does a broker of one, and a drain must end.
+/// of its replicas online without one. A broker of one stops with it in any case, and a drain must end.
 pub fn may_lose_a_node(wanted: &Wanted, seen: &Seen) -> bool {
     let bears_it = |queue: &Queue| match (&queue.members, &queue.online) {
-        (Some(members), Some(online)) => members.len() < 3 || online.len().saturating_sub(1) * 2 > members.len(),
-        // A queue without replicas names none; of a replicated one the broker has no figures for some seconds.
-        _ => queue.queue_type.as_deref() != Some(QueueType::Quorum.as_str()),
+        (Some(members), Some(online)) => online.len().saturating_sub(1) * 2 > members.len(),
+        // The broker has no figures for some seconds.
+        _ => false,
     };
-    wanted.replicas == 1 || (seen.running() >= wanted.replicas && seen.queues.values().all(bears_it))
+    let runs = |name: &String| seen.nodes.iter().any(|node| node.name == *name && node.running);
+    let replicated = |queue: &&Queue| membership::is_quorum(queue);
+    wanted.nodes.len() == 1 || (wanted.nodes.iter().all(runs) && seen.queues.values().filter(replicated).all(bears_it))
 }
 
 /// The policies that have to be. A delivery limit of −1 is none: with the default of 20 a consumer that crashes in a loop

@@ -1,4 +1,4 @@
-//! Talks to the management interface of the broker: three reads, two writes, nothing else.
+//! Talks to the management interface of the broker.
 //! Rule: every request is bounded in time and asks only for the columns needed; a figure not in the answer is unknown, never 0.
 
 use std::collections::BTreeMap;
@@ -91,6 +91,26 @@ pub struct Queue {
     pub members: Option<Vec<String>>,
     /// Those of them that are running.
     pub online: Option<Vec<String>>,
+    /// Members that hold the log and count for a majority; known after [`Management::look_closer`] only.
+    #[serde(skip)]
+    pub voters: Option<Vec<String>>,
+    /// Where its leader is; of a classic queue, where it is.
+    pub node: Option<String>,
+    /// It goes with the connection that declared it.
+    pub exclusive: Option<bool>,
+}
+
+/// One replica of a quorum queue, as its node sees it.
+#[derive(Deserialize)]
+struct Replica {
+    #[serde(rename = "Node Name")]
+    node: String,
+    /// `leader` or `follower` of one that runs.
+    #[serde(rename = "Raft State", default)]
+    state: String,
+    /// `voter`, or `promotable` until it has caught up.
+    #[serde(rename = "Membership", default)]
+    membership: String,
 }
 
 /// Why a request gave nothing.
@@ -150,7 +170,7 @@ impl Management<'_> {
         loop {
             let path = format!(
                 "queues/%2F?page={page}&page_size={PAGE}&columns=name,type,messages_ready,\
-                 messages_unacknowledged,consumers,members,online"
+                 messages_unacknowledged,consumers,members,online,node,exclusive"
             );
             let answer: Page = self.get(&path).await?;
             queues.extend(answer.items.into_iter().map(|queue| (queue.name.clone(), queue)));
@@ -184,6 +204,41 @@ impl Management<'_> {
             "arguments": {wire::queue::TYPE_ARGUMENT: queue_type},
         });
         send(self.request(Method::PUT, &path).json(&queue)).await?;
+        Ok(())
+    }
+
+    /// Gives a quorum queue a replica on a node. Does nothing when it has one.
+    ///
+    /// # Errors
+    /// See [`Failure`]; while another change of the queue's membership is under way, or the node is joining, [`Failure::Unreachable`].
+    pub async fn add_member(&self, queue: &str, node: &str) -> Result<(), Failure> {
+        let path = format!("queues/quorum/%2F/{}/replicas/add", encode(queue));
+        send(self.request(Method::POST, &path).json(&serde_json::json!({"node": node}))).await?;
+        Ok(())
+    }
+
+    /// Takes the replica of a quorum queue on a node away; a leader among them hands over first. Does nothing when there is none.
+    ///
+    /// # Errors
+    /// As [`Self::add_member`].
+    pub async fn delete_member(&self, queue: &str, node: &str) -> Result<(), Failure> {
+        let path = format!("queues/quorum/%2F/{}/replicas/delete", encode(queue));
+        send(self.request(Method::DELETE, &path).json(&serde_json::json!({"node": node}))).await?;
+        Ok(())
+    }
+
+    /// Asks the nodes of a quorum queue for its replicas, and corrects what the list said of them.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn look_closer(&self, queue: &mut Queue) -> Result<(), Failure> {
+        let replicas: Vec<Replica> = self.get(&format!("queues/quorum/%2F/{}/status", encode(&queue.name))).await?;
+        let nodes = |which: &dyn Fn(&Replica) -> bool| {
+            Some(replicas.iter().filter(|replica| which(replica)).map(|replica| replica.node.clone()).collect())
+        };
+        queue.members = nodes(&|_| true);
+        queue.online = nodes(&|replica| matches!(replica.state.as_str(), "leader" | "follower"));
+        queue.voters = nodes(&|replica| replica.membership == "voter");
         Ok(())
     }
 

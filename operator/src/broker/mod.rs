@@ -3,13 +3,14 @@
 
 pub mod decision;
 pub mod management;
+pub mod membership;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
 pub use decision::{CLASSIC_POLICY, CONSUMER_TIMEOUT_MILLIS, QUORUM_POLICY, Wanted};
-use decision::{Seen, Step, may_lose_a_node, next_steps, waiting_for};
+use decision::{Seen, Step, is_formed, may_lose_a_node, next_steps, waiting_for};
 use futures::{StreamExt, stream};
 pub use management::Login;
 use management::{Failure, Management, Queue};
@@ -26,6 +27,12 @@ pub struct Report {
     pub ready: bool,
     /// Nodes of the running cluster.
     pub nodes_running: u32,
+    /// All nodes the cluster knows, running or not; `None` while it does not answer.
+    pub nodes: Option<Vec<String>>,
+    /// All wanted nodes have joined.
+    pub formed: bool,
+    /// The node that may leave the cluster now: nothing that has to stay is on it.
+    pub may_leave: Option<String>,
     /// Whether any one node may be taken away and every queue goes on.
     pub may_lose_a_node: bool,
     /// A node is short of memory or disk and blocks the publishers: somebody has to act.
@@ -100,7 +107,7 @@ pub enum BrokerError {
 /// The broker answered and refused; see [`BrokerError`].
 pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report, BrokerError> {
     let management = Management { http, url: &wanted.management_url, login: &wanted.login };
-    let mut seen = match observe(&management).await {
+    let mut seen = match observe(&management, wanted).await {
         Ok(seen) => seen,
         Err(failure) => return failed(wanted, "show its state", failure),
     };
@@ -127,8 +134,18 @@ pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report,
     Ok(report(wanted, &seen))
 }
 
-async fn observe(management: &Management<'_>) -> Result<Seen, Failure> {
-    let (nodes, policies, queues) = futures::try_join!(management.nodes(), management.policies(), management.queues())?;
+async fn observe(management: &Management<'_>, wanted: &Wanted) -> Result<Seen, Failure> {
+    let (nodes, policies, mut queues) =
+        futures::try_join!(management.nodes(), management.policies(), management.queues())?;
+    let doubtful = queues.values_mut().filter(|queue| membership::needs_a_closer_look(wanted, queue)).take(ACTS_MAX);
+    stream::iter(doubtful)
+        .for_each_concurrent(TOGETHER, async |queue| {
+            // A queue whose nodes do not answer keeps what the list said: the one is known, the other not.
+            if let Err(failure) = management.look_closer(queue).await {
+                tracing::debug!(queue = queue.name, ?failure, "no closer look");
+            }
+        })
+        .await;
     Ok(Seen { nodes, policies, queues })
 }
 
@@ -137,14 +154,30 @@ async fn carry_out(management: &Management<'_>, step: Step) -> (Step, Result<(),
     let outcome = match &step {
         Step::PutPolicy { name, policy } => management.put_policy(name, policy).await,
         Step::DeclareQueue { company, queue_type } => management.declare_queue(company, queue_type).await,
+        Step::AddMember { queue, node } => put_off(management.add_member(queue, node).await),
+        Step::DeleteMember { queue, node } => put_off(management.delete_member(queue, node).await),
     };
     (step, outcome)
+}
+
+/// A change of one queue's membership that the broker cannot make now (another one is under way, a node is joining) is looked at again in
+/// the next pass, and keeps no other queue waiting.
+fn put_off(outcome: Result<(), Failure>) -> Result<(), Failure> {
+    match outcome {
+        Err(Failure::Unreachable(reason)) => {
+            tracing::info!(reason, "put off");
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 fn describe(step: &Step) -> String {
     match step {
         Step::PutPolicy { name, .. } => format!("set policy {name}"),
         Step::DeclareQueue { company, queue_type } => format!("declare {queue_type} queue {company}"),
+        Step::AddMember { queue, node } => format!("give queue {queue} a replica on {node}"),
+        Step::DeleteMember { queue, node } => format!("take the replica of queue {queue} from {node}"),
     }
 }
 
@@ -153,7 +186,7 @@ fn failed(wanted: &Wanted, act: &str, failure: Failure) -> Result<Report, Broker
     match failure {
         Failure::Unreachable(reason) => Ok(Report {
             waiting_for: Some(format!("broker {url} does not answer ({reason}): look at its pods")),
-            may_lose_a_node: wanted.replicas == 1,
+            may_lose_a_node: wanted.nodes.len() == 1,
             ..Report::default()
         }),
         Failure::Refused { status: status @ (401 | 403), .. } => {
@@ -188,6 +221,11 @@ pub fn report(wanted: &Wanted, seen: &Seen) -> Report {
     Report {
         ready: waiting_for.is_none(),
         nodes_running: seen.running(),
+        nodes: Some(seen.nodes.iter().map(|node| node.name.clone()).collect()),
+        formed: is_formed(wanted, seen),
+        may_leave: membership::next_to_leave(wanted, seen)
+            .filter(|node| membership::holds(wanted, seen, node).is_none())
+            .map(str::to_owned),
         may_lose_a_node: may_lose_a_node(wanted, seen),
         alarm,
         queues,

@@ -167,11 +167,10 @@ pub struct Consumer {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Broker {
-    /// Nodes, 1 or 3. It cannot be changed yet.
+    /// Nodes: 1, 3 or 5. Each queue has a replica on every node; a node leaves only when those that remain hold all messages.
     #[serde(default = "defaults::broker_replicas")]
     #[x_kube(
-        validation = Rule::new("self in [1, 3]").message("broker.replicas must be 1 or 3: an even number of nodes survives no more failures than one less"),
-        validation = Rule::new("self == oldSelf").message("broker.replicas cannot be changed yet: create a new StockPipeline with the wanted number")
+        validation = Rule::new("self in [1, 3, 5]").message("broker.replicas must be 1, 3 or 5: an even number of nodes survives no more failures than one less")
     )]
     pub replicas: i32,
     /// Type of the companies' queues. Quorum queues are replicated and survive the loss of a node.

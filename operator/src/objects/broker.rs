@@ -1,15 +1,17 @@
-//! RabbitMQ: Secret, ConfigMap, two Services, StatefulSet, disruption budget.
+//! RabbitMQ: Secret, ConfigMap, two Services, StatefulSet, disruption budget, and a Job while a node leaves.
 //! Rule: the pod template depends neither on the number of nodes nor on any content of the Secret.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
+use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapProjection, Container, KeyToPath, ProjectedVolumeSource, Secret, SecretProjection,
-    SecretVolumeSource, Service, ServiceSpec, Volume, VolumeProjection,
+    ConfigMap, ConfigMapProjection, Container, KeyToPath, PodSpec, ProjectedVolumeSource, Secret, SecretProjection,
+    SecretVolumeSource, Service, ServiceSpec, Volume, VolumeMount, VolumeProjection,
 };
 
 use super::{Objects, pod};
+use crate::crd::Template;
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::quantity::quantity;
@@ -18,6 +20,17 @@ use crate::read::{self, key};
 const AMQP: u16 = 5672;
 const MANAGEMENT: u16 = 15672;
 const METRICS: u16 = 15692;
+/// Files of the ConfigMap. The programs among them are started by `bash`, as the image's own entrypoint is.
+const CONFIGURATION: &str = "rabbitmq.conf";
+const PLUGINS: &str = "enabled_plugins";
+/// Whether the cluster is made: `yes` or `no`.
+const FORMED: &str = "formed";
+const YES: &str = "yes";
+/// Nodes that may still be in the cluster and are not wanted any more, one to a line.
+const LEAVING: &str = "leaving";
+const START: &str = "start.sh";
+const LEAVE: &str = "leave.sh";
+const QUEUES_ON: &str = "queues-on.sh";
 /// User of the upstream image.
 const USER: i64 = 999;
 /// Memory of a node unless the template says otherwise.
@@ -41,8 +54,16 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     objects.config_maps.push(ConfigMap {
         metadata: metadata(&name),
         data: Some(BTreeMap::from([
-            ("rabbitmq.conf".into(), configuration(plan)),
-            ("enabled_plugins".into(), "[rabbitmq_management,rabbitmq_prometheus].\n".into()),
+            (CONFIGURATION.into(), configuration(plan)),
+            (PLUGINS.into(), "[rabbitmq_management,rabbitmq_prometheus].\n".into()),
+            (FORMED.into(), if plan.broker_formed { YES } else { "no" }.into()),
+            (
+                LEAVING.into(),
+                (plan.broker.replicas..plan.broker_size.pods).map(|node| plan.broker_node(node) + "\n").collect(),
+            ),
+            (START.into(), include_str!("broker_start.sh").into()),
+            (LEAVE.into(), include_str!("broker_leave.sh").into()),
+            (QUEUES_ON.into(), include_str!("broker_queues_on.sh").into()),
         ])),
         ..ConfigMap::default()
     });
@@ -62,6 +83,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         &selector,
         plan.may_lose_one.broker.unwrap_or(plan.broker.replicas == 1),
     ));
+    objects.jobs.extend(plan.broker_leaves.map(|ordinal| leave(plan, ordinal, volumes(&name, &credentials))));
 
     let template = pod::template(pod::Pod {
         selector: &selector,
@@ -78,8 +100,70 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         template: &plan.broker.template,
     });
     let broker = &plan.broker;
-    let set = super::stateful_set(plan, Part::Broker, nodes, broker.replicas, &broker.storage, template);
+    let set = super::stateful_set(plan, Part::Broker, nodes, plan.broker_size.pods, &broker.storage, template);
     objects.stateful_sets.push(set);
+}
+
+/// Whether the broker's ConfigMap says that its cluster is made.
+pub fn says_formed(config_map: &ConfigMap) -> bool {
+    config_map.data.as_ref().and_then(|data| data.get(FORMED)).is_some_and(|formed| formed == YES)
+}
+
+/// Takes a node out of the cluster. Its program uses the nodes' own protocol, which the management interface has no request for.
+fn leave(plan: &Plan, ordinal: i32, mut volumes: Vec<Volume>) -> Job {
+    let name = names::broker_leave(&plan.name, ordinal);
+    let selector = names::broker_leave_selector(&plan.name);
+    let Template {
+        image, pull_policy, pull_secrets, node_selector, tolerations, priority_class, service_account, ..
+    } = plan.broker.template.clone();
+    let template = Template {
+        image,
+        pull_policy,
+        pull_secrets,
+        node_selector,
+        tolerations,
+        priority_class,
+        service_account,
+        ..Template::default()
+    };
+    volumes.push(pod::memory_volume("data", "16Mi"));
+    let mut template = pod::template(pod::Pod {
+        selector: &selector,
+        annotations: BTreeMap::new(),
+        user: USER,
+        grace: 30,
+        container: Container {
+            name: "leave".into(),
+            command: Some(vec!["bash".into(), format!("/etc/rabbitmq/{LEAVE}")]),
+            env: Some(vec![
+                pod::env("HOME", "/var/lib/rabbitmq"),
+                pod::env("RABBITMQ_USE_LONGNAME", "true"),
+                pod::env("LEAVING", plan.broker_node(ordinal)),
+                pod::env("REMAINING", plan.broker_node(0)),
+            ]),
+            volume_mounts: Some(mounts()),
+            // Its last words are what the status tells.
+            termination_message_policy: Some("FallbackToLogsOnError".into()),
+            ..Container::default()
+        },
+        image: &plan.images.broker,
+        pull_policy: plan.images.pull_policy.as_deref(),
+        resources: pod::resources("50m", "128Mi", "384Mi"),
+        volumes,
+        template: &template,
+    });
+    template.spec = template.spec.map(|spec| PodSpec {
+        restart_policy: Some("OnFailure".into()),
+        // A full host name, without which the nodes' protocol does not start.
+        hostname: Some(name.clone()),
+        subdomain: Some(names::broker_nodes(&plan.name)),
+        ..spec
+    });
+    Job {
+        metadata: super::metadata(plan, name, &selector),
+        spec: Some(JobSpec { backoff_limit: Some(1000), template, ..JobSpec::default() }),
+        status: None,
+    }
 }
 
 fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {
@@ -99,8 +183,6 @@ fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {
 
 /// `rabbitmq.conf`; keys as in <https://www.rabbitmq.com/docs/configure> and `rabbit.schema` of 4.0.
 fn configuration(plan: &Plan) -> String {
-    let nodes = names::broker_nodes(&plan.name);
-    let set = names::part(&plan.name, Part::Broker);
     let replicas = plan.broker.replicas;
     let mut text = format!(
         "\
@@ -115,8 +197,6 @@ quorum_queue.property_equivalence.relaxed_checks_on_redeclaration = true
 cluster_partition_handling = pause_minority
 cluster_formation.peer_discovery_backend = classic_config
 cluster_formation.target_cluster_size_hint = {replicas}
-quorum_queue.continuous_membership_reconciliation.enabled = true
-quorum_queue.continuous_membership_reconciliation.target_group_size = {replicas}
 ",
         name = plan.name,
     );
@@ -130,8 +210,8 @@ quorum_queue.continuous_membership_reconciliation.target_group_size = {replicas}
         text.push_str(&format!("disk_free_limit.absolute = {}\n", free.min(DISK_RESERVE_MAX)));
     }
     for ordinal in 0..replicas {
-        let host = names::pod_host(&set, ordinal, &nodes, &plan.namespace);
-        text.push_str(&format!("cluster_formation.classic_config.nodes.{} = rabbit@{host}\n", ordinal + 1));
+        let node = plan.broker_node(ordinal);
+        text.push_str(&format!("cluster_formation.classic_config.nodes.{} = {node}\n", ordinal + 1));
     }
     text
 }
@@ -147,12 +227,7 @@ fn memory_limit(plan: &Plan) -> Option<String> {
 fn container(nodes: &str) -> Container {
     Container {
         name: "rabbitmq".into(),
-        // The cookie must be readable by its owner alone, which a mounted Secret never is.
-        command: Some(vec![
-            "sh".into(),
-            "-c".into(),
-            "umask 077; rm -f \"$HOME/.erlang.cookie\"; cp /run/broker/erlang-cookie \"$HOME/.erlang.cookie\" && exec rabbitmq-server".into(),
-        ]),
+        command: Some(vec!["bash".into(), format!("/etc/rabbitmq/{START}")]),
         env: Some(vec![
             pod::env_field("POD_NAME", "metadata.name"),
             pod::env_field("POD_NAMESPACE", "metadata.namespace"),
@@ -170,14 +245,18 @@ fn container(nodes: &str) -> Container {
         ports: Some(vec![pod::port("amqp", AMQP), pod::port("management", MANAGEMENT), pod::port("metrics", METRICS)]),
         // The port alone: a probe that asks a node about its cluster keeps nodes that wait for each other from starting.
         readiness_probe: Some(pod::tcp_probe("amqp", 3, 3)),
-        volume_mounts: Some(vec![
-            pod::mount("data", "/var/lib/rabbitmq", false),
-            pod::mount("configuration", "/etc/rabbitmq", true),
-            pod::mount("cookie", "/run/broker", true),
-            pod::mount("temporary", "/tmp", false),
-        ]),
+        volume_mounts: Some(mounts()),
         ..Container::default()
     }
+}
+
+fn mounts() -> Vec<VolumeMount> {
+    vec![
+        pod::mount("data", "/var/lib/rabbitmq", false),
+        pod::mount("configuration", "/etc/rabbitmq", true),
+        pod::mount("cookie", "/run/broker", true),
+        pod::mount("temporary", "/tmp", false),
+    ]
 }
 
 fn volumes(config_map: &str, credentials: &str) -> Vec<Volume> {
@@ -185,7 +264,9 @@ fn volumes(config_map: &str, credentials: &str) -> Vec<Volume> {
     let files = VolumeProjection {
         config_map: Some(ConfigMapProjection {
             name: config_map.into(),
-            items: Some(vec![item("rabbitmq.conf", "rabbitmq.conf"), item("enabled_plugins", "enabled_plugins")]),
+            items: Some(
+                [CONFIGURATION, PLUGINS, FORMED, LEAVING, START, LEAVE, QUEUES_ON].map(|file| item(file, file)).into(),
+            ),
             optional: None,
         }),
         ..VolumeProjection::default()

@@ -12,10 +12,13 @@ mod workload;
 
 use std::collections::BTreeMap;
 
+pub use broker::says_formed;
+
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet,
     StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
     ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Secret, Service, ServicePort,
     ServiceSpec, VolumeResourceRequirements,
@@ -45,6 +48,8 @@ pub struct Objects {
     pub stateful_sets: Vec<StatefulSet>,
     /// Everything else that runs.
     pub deployments: Vec<Deployment>,
+    /// What runs once.
+    pub jobs: Vec<Job>,
 }
 
 /// Builds all children.
