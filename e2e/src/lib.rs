@@ -10,6 +10,7 @@ pub mod kubectl;
 pub mod operator_pod;
 pub mod page;
 pub mod space;
+pub mod stall;
 pub mod verify;
 pub mod wait;
 

@@ -3,10 +3,11 @@
 
 mod bad_input;
 mod companies;
-mod database_members;
 mod delete;
 mod drift;
 mod exactly_once;
 mod install;
+mod members;
 mod operator_killed;
 mod replicas;
+mod roll;

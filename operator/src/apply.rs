@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -63,6 +63,33 @@ pub async fn apply(
     target.sync_jobs(&stores.jobs, jobs).await;
     target.prune_claims(stores).await;
     Applied { stateful_sets, deployments, failures: target.failures }
+}
+
+/// Has a pod replaced, if the disruption budgets allow it now.
+///
+/// # Errors
+/// The API server refused for another reason.
+pub async fn evict(client: &Client, metrics: &Metrics, pod: &Pod) -> Result<(), Error> {
+    let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
+    let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let exactly_this = Preconditions { uid: pod.uid(), resource_version: None };
+    let parameters = EvictParams {
+        delete_options: Some(DeleteParams { preconditions: Some(exactly_this), ..DeleteParams::default() }),
+        ..EvictParams::default()
+    };
+    match api.evict(&name, &parameters).await {
+        Ok(_) => {
+            tracing::info!(name, namespace, "pod evicted, to be made anew of the newest template");
+            metrics.evicted();
+            Ok(())
+        }
+        // A budget that is used up, or a pod that is another one by now: the next pass looks again.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 429) => {
+            tracing::debug!(name, namespace, reason = status.message, "pod not evicted");
+            Ok(())
+        }
+        Err(error) => Err(Error::kubernetes("evict", Pod::kind(&()), name)(error)),
+    }
 }
 
 struct Target<'a> {

@@ -34,7 +34,7 @@ impl Size {
 }
 
 /// The ordinal of a pod; `None` when it is none of `set`'s.
-fn ordinal(set: &str, pod: &str) -> Option<i32> {
+pub fn ordinal(set: &str, pod: &str) -> Option<i32> {
     let ordinal = pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()?;
     // Not `-01`, which no pod has.
     (pod == format!("{set}-{ordinal}") && ordinal >= 0).then_some(ordinal)

@@ -23,6 +23,7 @@ pub mod pods;
 pub mod quantity;
 pub mod read;
 pub mod reconcile;
+pub mod roll;
 pub mod run;
 pub mod status;
 pub mod watch;

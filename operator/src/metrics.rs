@@ -77,6 +77,11 @@ impl Metrics {
         self.write("delete", kind);
     }
 
+    /// A pod was evicted.
+    pub fn evicted(&self) {
+        self.write("evict", "Pod");
+    }
+
     /// Counts a written status.
     pub fn status_written(&self) {
         self.write("status", "StockPipeline");

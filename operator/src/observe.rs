@@ -3,14 +3,25 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+use kube::ResourceExt;
+
 use crate::broker;
+use crate::claims;
 use crate::database::{self, windows};
+use crate::names::{self, Part};
 use crate::plan::Plan;
+use crate::roll;
 use crate::status::{BrokerNodes, Figures, Seen, System};
 
 /// Asks broker and database and fills in what they say; the companies' figures only when `figures` says so.
-pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, seen: &mut Seen) {
-    let (broker_wanted, database_wanted) = (plan.broker_wanted(), plan.database_wanted());
+pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, now: Timestamp, seen: &mut Seen) {
+    let outdated = |part| seen.set(part).map(|set| roll::outdated(set, &seen.pods, None, now)).unwrap_or_default();
+    let broker_wanted = plan.broker_wanted(!outdated(Part::Broker).is_empty());
+    let set = names::part(&plan.name, Part::Database);
+    let outdated: Vec<i32> =
+        outdated(Part::Database).iter().filter_map(|pod| claims::ordinal(&set, &pod.name_any())).collect();
+    let database_wanted = plan.database_wanted(&outdated);
     let database_credentials = plan.database_credentials();
     let (broker, database) = futures::join!(
         broker::converge(http, &broker_wanted),

@@ -185,6 +185,12 @@ impl Plan {
         format!("{}:27017", names::pod_host(&set, ordinal, &set, &self.namespace))
     }
 
+    /// The pod of a database member, `host:port`.
+    pub fn database_pod(&self, member: &str) -> Option<String> {
+        let ordinal = (0..MEMBERS_MAX).find(|ordinal| self.database_member(*ordinal) == member)?;
+        Some(format!("{}-{ordinal}", names::part(&self.name, names::Part::Database)))
+    }
+
     /// One more than the highest ordinal among `hosts`.
     pub fn database_members_upto(&self, hosts: &[String]) -> i32 {
         (0..MEMBERS_MAX)
@@ -193,14 +199,15 @@ impl Plan {
             .map_or(0, |highest| highest + 1)
     }
 
-    /// What `crate::database` looks after.
-    pub fn database_wanted(&self) -> database::Wanted {
+    /// What `crate::database` looks after; `outdated` are the ordinals of the pods that are to be replaced.
+    pub fn database_wanted(&self, outdated: &[i32]) -> database::Wanted {
         database::Wanted {
             set: read::REPLICA_SET.into(),
             members: self.database_members(),
             others: (self.database.replicas..self.database_size.pods)
                 .map(|ordinal| self.database_member(ordinal))
                 .collect(),
+            outdated: outdated.iter().map(|ordinal| self.database_member(*ordinal)).collect(),
             database: wire::env::default::MONGODB_DB.into(),
             election_timeout_millis: u64::from(self.database.election_timeout_milliseconds.unsigned_abs()),
         }
@@ -239,8 +246,8 @@ impl Plan {
         (0..NODES_MAX).find(|ordinal| self.broker_node(*ordinal) == node)
     }
 
-    /// What `crate::broker` looks after.
-    pub fn broker_wanted(&self) -> broker::Wanted {
+    /// What `crate::broker` looks after; `in_doubt`: one of its pods is to be replaced.
+    pub fn broker_wanted(&self, in_doubt: bool) -> broker::Wanted {
         let service = names::part(&self.name, names::Part::Broker);
         broker::Wanted {
             management_url: format!("http://{service}.{}.svc:15672", self.namespace),
@@ -248,6 +255,7 @@ impl Plan {
             nodes: (0..self.broker.replicas).map(|ordinal| self.broker_node(ordinal)).collect(),
             others: (self.broker.replicas..NODES_MAX).map(|ordinal| self.broker_node(ordinal)).collect(),
             formed: self.broker_formed,
+            in_doubt,
             queue_type: self.broker.queue_type.into(),
             companies: self.companies.iter().map(|company| company.symbol.clone()).collect(),
         }

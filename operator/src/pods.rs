@@ -25,7 +25,14 @@ pub fn worst<'a>(pods: impl Iterator<Item = &'a Pod>, now: Timestamp) -> Option<
     Some(format!("pod {name}{others} {text}"))
 }
 
-fn trouble(pod: &Pod, now: Timestamp) -> Option<String> {
+/// Whether it serves, as Kubernetes knows.
+pub fn is_ready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Why a pod does not serve and will not by waiting alone, in words that follow its name.
+pub fn trouble(pod: &Pod, now: Timestamp) -> Option<String> {
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }

@@ -24,6 +24,7 @@ use crate::observe;
 use crate::ownership;
 use crate::plan::{Images, MayLoseOne, Plan};
 use crate::read::{self, Credentials};
+use crate::roll;
 use crate::status::{self, BrokerNodes, Seen};
 use crate::watch::{Guarded, Stores};
 
@@ -161,7 +162,8 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             (seen.stateful_sets, seen.deployments) = (applied.stateful_sets, applied.deployments);
             seen.errors = applied.failures;
             let due = status::figures_due(memory.figures_at, now);
-            observe::systems(&context.http, &plan, due, &mut seen).await;
+            observe::systems(&context.http, &plan, due, now, &mut seen).await;
+            seen.errors.extend(context.roll(&plan, &seen, now).await);
             context.remember(&pipeline, |memory| memory.hear(&plan, &seen, now));
         }
         Err(error) => seen.errors.push(error),
@@ -267,6 +269,28 @@ impl Context {
         plan.broker_size = Size::new(plan.broker.replicas, broker, self.claimed(plan, Part::Broker));
         plan.broker_leaves = memory.broker.and_then(|heard| heard.said.leaves);
         plan.broker_formed = memory.broker.is_some_and(|heard| heard.said.formed) || self.broker_was_formed(plan);
+    }
+
+    /// Replaces the next pod of broker and of database that is of an older template, if it may go. An eviction and not a deletion: so a
+    /// drain that goes on at the same time and we together never take two.
+    async fn roll(&self, plan: &Plan, seen: &Seen, now: Timestamp) -> Vec<Error> {
+        let primary = seen.primary.as_deref().and_then(|member| plan.database_pod(member));
+        let parts = [
+            (Part::Broker, None, seen.may_lose_one.broker),
+            (Part::Database, primary.filter(|_| plan.database.replicas > 1), seen.may_lose_one.database),
+        ];
+        let mut errors = Vec::new();
+        for (part, primary, may_lose_one) in parts {
+            let Some(set) = seen.set(part) else { continue };
+            let outdated = roll::outdated(set, &seen.pods, primary.as_deref(), now);
+            let Some(pod) = outdated.first() else { continue };
+            // The primary hands over first (see `database::decision`).
+            let may_lose_one = may_lose_one == Some(true) && primary != pod.metadata.name;
+            if roll::may_replace(set, &seen.pods, pod, may_lose_one, now) {
+                errors.extend(apply::evict(&self.client, &self.metrics, pod).await.err());
+            }
+        }
+        errors
     }
 
     /// One more than the highest ordinal with a volume.

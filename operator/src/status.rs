@@ -47,6 +47,14 @@ pub struct Seen {
     pub errors: Vec<Error>,
 }
 
+impl Seen {
+    /// The StatefulSet of a part.
+    pub fn set(&self, part: Part) -> Option<&StatefulSet> {
+        let of_part = |set: &&StatefulSet| set.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name());
+        self.stateful_sets.iter().find(of_part)
+    }
+}
+
 /// What the system inside a StatefulSet says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct System {
@@ -114,6 +122,8 @@ pub mod reason {
     pub const POD_TROUBLE: &str = "PodTrouble";
     /// Pods run, and the system in them does not serve yet.
     pub const FORMING: &str = "Forming";
+    /// Pods of an older template are being replaced.
+    pub const ROLLING: &str = "Rolling";
     /// Parts are not ready.
     pub const PARTS_NOT_READY: &str = "PartsNotReady";
     /// All is as wanted.
@@ -230,10 +240,7 @@ fn set(
     wanted: i32,
     system: Option<&System>,
 ) -> Judgement {
-    let live = seen
-        .stateful_sets
-        .iter()
-        .find(|set| set.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
+    let live = seen.set(part);
     let counts = live.and_then(|set| set.status.as_ref());
     let current = live
         .and_then(|set| Some(set.status.as_ref()?.observed_generation? >= set.metadata.generation?))
@@ -242,6 +249,13 @@ fn set(
         counts.map_or(0, |status| new_and_ready(status.replicas, status.updated_replicas, status.ready_replicas));
     let ready = ready.min(wanted);
     let pods_ready = current && ready == wanted;
+    let old = counts.map_or(0, |status| status.replicas - status.updated_replicas.unwrap_or(0));
+    if current && old > 0 && pods::worst(pods_of(seen, part), now).is_none() {
+        let waits = system.and_then(|system| system.waiting_for.as_deref());
+        let waits = waits.map_or_else(String::new, |reason| format!("; the next one waits: {reason}"));
+        let message = format!("{old} pods are still to be replaced, one at a time{waits}");
+        return Judgement { type_, part, ready, wanted, reason: reason::ROLLING, message, trouble: false };
+    }
     match system {
         Some(System { ready, waiting_for: Some(waiting), trouble }) if pods_ready => {
             let ready = (*ready).min(wanted);

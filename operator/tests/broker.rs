@@ -27,6 +27,7 @@ fn wanted(symbols: &[&str]) -> Wanted {
         nodes: vec!["rabbit@localhost".to_owned()],
         others: Vec::new(),
         formed: true,
+        in_doubt: false,
         queue_type: QueueType::Quorum,
         companies: symbols.iter().map(|symbol| format!("{symbol}-{suffix}")).collect(),
     }

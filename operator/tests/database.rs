@@ -33,6 +33,7 @@ async fn set() -> (MutexGuard<'static, ()>, Wanted, Credentials) {
         members: variable("STOCK_TEST_MONGODB_MEMBERS").split(',').map(str::to_owned).collect(),
         others: Vec::new(),
         database: "stockmarket".to_owned(),
+        outdated: Vec::new(),
         election_timeout_millis: ELECTION_TIMEOUT_MILLIS,
     };
     let credentials = Credentials {

@@ -148,6 +148,20 @@ fn the_number_of_replicas_is_in_no_pod_template_of_broker_and_database() {
     assert_eq!(templates_of_sets(&build(&one)), templates_of_sets(&build(&other)));
 }
 
+/// A new operator that builds another template replaces the pods of every broker and database there is. Whoever changes these
+/// fingerprints says so in the change log.
+#[test]
+fn another_version_of_the_operator_replaces_no_pod_of_broker_and_database() {
+    let mut text = String::new();
+    for example in ["demo", "minimal", "production", "symbols"] {
+        for set in build(&read(example)).stateful_sets {
+            let template = serde_json::to_string(&set.spec.unwrap().template).unwrap();
+            text.push_str(&format!("{example} {} {}\n", set.metadata.name.unwrap(), objects::fingerprint(&template)));
+        }
+    }
+    matches_golden_file("of-templates", text);
+}
+
 #[test]
 fn a_password_is_in_no_pod_template_and_in_no_config_map() {
     let objects = build(&read("production"));

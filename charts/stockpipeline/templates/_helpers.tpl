@@ -49,6 +49,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
+# Pods of an older template are replaced by eviction, which heeds the disruption budgets.
+- apiGroups: [""]
+  resources: [pods/eviction]
+  verbs: [create]
 # The volumes of nodes and members that have left broker and database.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]

@@ -32,6 +32,8 @@ pub struct Wanted {
     pub others: Vec<String>,
     /// All nodes were there once: the cluster is made.
     pub formed: bool,
+    /// A node is to be replaced: what a list says of queues' replicas is not new enough for that.
+    pub in_doubt: bool,
     /// Type of a queue that has to be declared.
     pub queue_type: QueueType,
     /// Symbols, exactly as written; each is the name of a queue.

@@ -77,7 +77,7 @@ pub fn holds(wanted: &Wanted, seen: &Seen, node: &str) -> Option<String> {
 pub fn needs_a_closer_look(wanted: &Wanted, queue: &Queue) -> bool {
     let (Some(members), Some(online)) = (&queue.members, &queue.online) else { return is_quorum(queue) };
     let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
-    is_quorum(queue) && (set(members) != set(&wanted.nodes) || online.len() < members.len())
+    is_quorum(queue) && (wanted.in_doubt || set(members) != set(&wanted.nodes) || online.len() < members.len())
 }
 
 /// Whether a queue is replicated.

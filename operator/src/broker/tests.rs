@@ -20,6 +20,7 @@ fn wanted(replicas: usize) -> Wanted {
         nodes: (0..replicas).map(name).collect(),
         others: (replicas..5).map(name).collect(),
         formed: false,
+        in_doubt: false,
         queue_type: QueueType::Quorum,
         companies: vec!["MSFT".to_owned(), "^GSPC".to_owned()],
     }

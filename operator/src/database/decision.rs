@@ -22,6 +22,8 @@ pub struct Wanted {
     pub members: Vec<String>,
     /// Further members whose pods or volumes exist: they may hold data, and leave once they are out of the set.
     pub others: Vec<String>,
+    /// Members whose pods are still to be replaced.
+    pub outdated: Vec<String>,
     /// The one database the application user may read and write.
     pub database: String,
     /// Milliseconds without a word from the primary before the others elect a new one.
@@ -125,6 +127,8 @@ pub fn next_step(wanted: &Wanted, seen: &Seen) -> Step {
     }
     match unready(&wanted.members, seen) {
         Some(reason) => Step::Wait { reason },
+        // The last one to be replaced hands over first, once.
+        None if wanted.members.len() > 1 && wanted.outdated == [primary] => Step::StepDown { on: primary.to_owned() },
         None => Step::Done,
     }
 }

@@ -158,7 +158,7 @@ pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
         Step::Wait { reason } | Step::Refuse { reason } => Some(reason.clone()),
         Step::Initiate { .. } => Some(format!("replica set {} is being made", wanted.set)),
         Step::CreateUser { .. } | Step::UpdateUser { .. } => Some("the database's users are being made".to_owned()),
-        Step::StepDown { on } => Some(format!("member {on} hands over the primary's part before it leaves the set")),
+        Step::StepDown { on } => Some(format!("member {on} hands over the primary's part before it stops")),
         Step::Reconfigure { change: Change::Retire(host) | Change::Remove(host), .. } => {
             Some(format!("member {host} is leaving replica set {}", wanted.set))
         }

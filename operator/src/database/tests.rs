@@ -17,6 +17,7 @@ fn wanted(members: usize) -> Wanted {
     Wanted {
         set: "rs0".to_owned(),
         members: (0..members).map(host).collect(),
+        outdated: Vec::new(),
         others: Vec::new(),
         database: "stockmarket".to_owned(),
         election_timeout_millis: ELECTION_TIMEOUT_MILLIS,
@@ -244,6 +245,18 @@ fn a_member_may_go_while_the_voters_bear_it() {
     let mut lagging = healthy(3);
     lagging.members.insert(host(2), member(State::Recovering, &config(3)));
     assert!(!may(&wanted(3), &lagging));
+}
+
+#[test]
+fn the_primary_hands_over_when_its_pod_is_the_last_to_be_replaced_and_another_member_can_take_its_part() {
+    let outdated = |members, outdated: &[usize]| {
+        let wanted = Wanted { outdated: outdated.iter().copied().map(host).collect(), ..wanted(members) };
+        next_step(&wanted, &healthy(members))
+    };
+    assert_eq!(outdated(3, &[0]), Step::StepDown { on: host(0) });
+    for step in [outdated(3, &[0, 2]), outdated(3, &[2]), outdated(3, &[]), outdated(1, &[0])] {
+        assert_eq!(step, Step::Done);
+    }
 }
 
 #[test]

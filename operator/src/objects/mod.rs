@@ -191,7 +191,8 @@ fn stateful_set(
             // All at once: after a full stop no single broker node can form a majority, and database members need no order.
             pod_management_policy: Some("Parallel".into()),
             update_strategy: Some(StatefulSetUpdateStrategy {
-                type_: Some("RollingUpdate".into()),
+                // The operator replaces them, see `crate::roll`.
+                type_: Some("OnDelete".into()),
                 rolling_update: None,
             }),
             // The volumes belong to the pipeline (see `volume_claim`) and outlive a StatefulSet that somebody deletes.
@@ -232,6 +233,6 @@ fn volume_claim(plan: &Plan, selector: &BTreeMap<String, String>, storage: &Stor
 }
 
 /// The first 16 hexadecimal digits of a text's SHA-256.
-pub(crate) fn fingerprint(text: &str) -> String {
+pub fn fingerprint(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
