@@ -10,6 +10,8 @@ rm -f "$HOME/.erlang.cookie"
 cp /run/broker/erlang-cookie "$HOME/.erlang.cookie"
 
 DATA=$RABBITMQ_MNESIA_BASE/$RABBITMQ_NODENAME
+# There while the node joins for the first time.
+JOINING=$DATA.joining
 OTHER=
 
 # Read anew each time: the files follow the resource.
@@ -36,12 +38,14 @@ may_start() {
 
 has_data() { [[ -e $DATA/schema.DAT || -e $DATA/coordination ]]; }
 
-# A node that does not start at the first try may have left the cluster while nobody could take its data away. `leave.sh` notes in the cluster
-# who leaves: only with that note the data goes, for a cluster that never knew this node is none that it belongs to.
-if has_data && [[ -e /tmp/tried ]] && find_other; then
+# What is on the volume is of no use to a node that died while it joined: started with it, it would be a cluster of its own. Neither is it to one that
+# has left the cluster while nobody could take its data away, of which it hears at its second try. `leave.sh` notes in the cluster who leaves: without
+# that note the data stays, for a cluster that never knew this node is none that it belongs to.
+if has_data && [[ -e $JOINING || -e /tmp/tried ]] && find_other; then
     left="{lists:member('$RABBITMQ_NODENAME', rabbit_nodes:list_members()), rabbit_runtime_parameters:value_global('left-$RABBITMQ_NODENAME')}."
-    if [[ $(ask "$left") == "{false,true}" ]]; then
-        echo "this node has left the cluster, and what its volume holds is of no use to it: starting empty"
+    left=$(ask "$left")
+    if [[ $left == "{false,true}" || ( -e $JOINING && $left == "{false,"* ) ]]; then
+        echo "this node is not in the cluster, and what its volume holds is of no use: starting empty"
         rm -rf "${DATA:?}"
     fi
 fi
@@ -67,5 +71,10 @@ if ! has_data; then
     fi
     kill "$placeholder"
     wait "$placeholder" || true
+    if [[ -n $OTHER ]]; then
+        mkdir -p "$RABBITMQ_MNESIA_BASE"
+        : >"$JOINING"
+        { rabbitmqctl --quiet await_startup --timeout 600 && rm -f "$JOINING"; } &
+    fi
 fi
 exec rabbitmq-server
