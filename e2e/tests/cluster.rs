@@ -8,6 +8,7 @@ mod drift;
 mod exactly_once;
 mod install;
 mod members;
+mod node_drain;
 mod operator_killed;
 mod replicas;
 mod roll;

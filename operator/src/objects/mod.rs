@@ -21,7 +21,7 @@ use k8s_openapi::api::apps::v1::{
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
     ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Secret, Service, ServicePort,
-    ServiceSpec, VolumeResourceRequirements,
+    ServiceSpec, Toleration, VolumeResourceRequirements,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -87,6 +87,9 @@ fn label_selector(selector: &BTreeMap<String, String>) -> LabelSelector {
     LabelSelector { match_labels: Some(selector.clone()), match_expressions: None }
 }
 
+/// How long a pod without a volume stays on a node that is lost; a node that only restarts its kubelet is back earlier.
+const LOST_NODE_SECONDS: i64 = 20;
+
 /// How a Deployment replaces its pods.
 enum Replace {
     /// The old pod ends before the new one starts: two would be two sources of the same trades.
@@ -100,8 +103,11 @@ fn deployment(
     selector: &BTreeMap<String, String>,
     replicas: i32,
     replace: Replace,
-    template: PodTemplateSpec,
+    mut template: PodTemplateSpec,
 ) -> Deployment {
+    if let Some(spec) = &mut template.spec {
+        leave_lost_nodes(spec.tolerations.get_or_insert_default());
+    }
     let strategy = match replace {
         Replace::OldFirst => DeploymentStrategy { type_: Some("Recreate".into()), rolling_update: None },
         Replace::NewFirst => DeploymentStrategy {
@@ -123,6 +129,23 @@ fn deployment(
             ..DeploymentSpec::default()
         }),
         status: None,
+    }
+}
+
+/// Pods without a volume come back elsewhere soon after their node was lost: Kubernetes would wait five minutes more once it has noticed
+/// (Kubernetes, "Taint based Evictions"). What the user says of the same taint holds.
+fn leave_lost_nodes(tolerations: &mut Vec<Toleration>) {
+    for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        // Without a key it is of every taint.
+        if tolerations.iter().all(|toleration| toleration.key.as_deref().is_some_and(|key| key != taint)) {
+            tolerations.push(Toleration {
+                key: Some(taint.into()),
+                operator: Some("Exists".into()),
+                effect: Some("NoExecute".into()),
+                toleration_seconds: Some(LOST_NODE_SECONDS),
+                ..Toleration::default()
+            });
+        }
     }
 }
 
