@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -29,6 +30,9 @@ use crate::watch::Stores;
 /// Objects the server keeps in a form of its own however often they are applied: uid and the resource version that came back.
 /// Another writer's element in a list is one such case; server-side apply cannot take it away.
 pub type Settled = Mutex<HashMap<String, String>>;
+
+/// An eviction that is allowed takes milliseconds.
+const EVICTION: Duration = Duration::from_secs(2);
 
 /// What runs after an apply, as the server returned it or as the watch has it, and what went wrong.
 #[derive(Default)]
@@ -77,7 +81,9 @@ pub async fn evict(client: &Client, metrics: &Metrics, pod: &Pod) -> Result<(), 
         delete_options: Some(DeleteParams { preconditions: Some(exactly_this), ..DeleteParams::default() }),
         ..EvictParams::default()
     };
-    match api.evict(&name, &parameters).await {
+    // The client tries an eviction that a budget refuses again and again; a pass waits for nothing.
+    let Ok(answer) = tokio::time::timeout(EVICTION, api.evict(&name, &parameters)).await else { return Ok(()) };
+    match answer {
         Ok(_) => {
             tracing::info!(name, namespace, "pod evicted, to be made anew of the newest template");
             metrics.evicted();

@@ -284,13 +284,21 @@ impl Context {
             let Some(set) = seen.set(part) else { continue };
             let outdated = roll::outdated(set, &seen.pods, primary.as_deref(), now);
             let Some(pod) = outdated.first() else { continue };
-            // The primary hands over first (see `database::decision`).
-            let may_lose_one = may_lose_one == Some(true) && primary != pod.metadata.name;
+            // The budget follows what the system said a pass later. The primary hands over first (see `database::decision`).
+            let may_lose_one =
+                may_lose_one == Some(true) && self.budget_is_open(plan, part) && primary != pod.metadata.name;
             if roll::may_replace(set, &seen.pods, pod, may_lose_one, now) {
                 errors.extend(apply::evict(&self.client, &self.metrics, pod).await.err());
             }
         }
         errors
+    }
+
+    /// Whether Kubernetes would let one pod of a part go now.
+    fn budget_is_open(&self, plan: &Plan, part: Part) -> bool {
+        let name = names::part(&plan.name, part);
+        let budget = self.stores.pod_disruption_budgets.get(&ObjectRef::new(&name).within(&plan.namespace));
+        budget.is_some_and(|budget| budget.status.as_ref().is_some_and(|status| status.disruptions_allowed > 0))
     }
 
     /// One more than the highest ordinal with a volume.
