@@ -231,8 +231,13 @@ fn set(
     let pods_ready = current && ready == wanted;
     match system {
         Some(System { ready, waiting_for: Some(waiting), trouble }) if pods_ready => {
-            let (ready, message, trouble) = ((*ready).min(wanted), waiting.clone(), *trouble);
-            Judgement { type_, part, ready, wanted, reason: reason::FORMING, message, trouble }
+            let ready = (*ready).min(wanted);
+            // More pods than wanted may run, and what it waits for may be one of those that `ready` does not count.
+            let (reason, message, trouble) = match pods::worst(of_part(seen, part), now) {
+                Some(pod) => (reason::POD_TROUBLE, format!("{waiting}; {pod}"), true),
+                None => (reason::FORMING, waiting.clone(), *trouble),
+            };
+            Judgement { type_, part, ready, wanted, reason, message, trouble }
         }
         None if pods_ready => {
             let message = "not asked yet whether it serves".into();
@@ -268,6 +273,10 @@ fn deployed(seen: &Seen, now: Timestamp, part: Part, type_: &'static str, wanted
     judge(seen, now, part, type_, ready.min(wanted), wanted, current)
 }
 
+fn of_part(seen: &Seen, part: Part) -> impl Iterator<Item = &Pod> {
+    seen.pods.iter().filter(move |pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()))
+}
+
 fn judge(
     seen: &Seen,
     now: Timestamp,
@@ -284,9 +293,7 @@ fn judge(
     if current && ready == wanted {
         return judgement(reason::READY, format!("{ready} of {wanted} ready"), false);
     }
-    let of_part =
-        seen.pods.iter().filter(|pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name()));
-    match pods::worst(of_part, now) {
+    match pods::worst(of_part(seen, part), now) {
         Some(trouble) => judgement(reason::POD_TROUBLE, format!("{ready} of {wanted} ready; {trouble}"), true),
         None => judgement(reason::STARTING, format!("{ready} of {wanted} ready, the others are starting"), false),
     }
