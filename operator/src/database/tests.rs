@@ -515,6 +515,8 @@ struct World {
     wanted: usize,
     /// The other wish a person may have, once.
     change_of_mind: Option<usize>,
+    /// How many pods the members need, as the operator heard it last under this wish; it acts on it in a later pass.
+    heard: Option<usize>,
     primary: Option<usize>,
     /// Who may not become primary for a while.
     stepped_down: Option<usize>,
@@ -603,6 +605,11 @@ impl Held {
     }
 }
 
+/// One more than the highest ordinal that is such.
+fn upto(is_such: impl Fn(usize) -> bool) -> usize {
+    (0..MOST).rev().find(|ordinal| is_such(*ordinal)).map_or(0, |highest| highest + 1)
+}
+
 fn ordinal(text: &str) -> usize {
     (0..MOST).find(|ordinal| host(*ordinal) == text).unwrap()
 }
@@ -615,6 +622,7 @@ impl World {
             pods: members,
             wanted: members,
             change_of_mind: None,
+            heard: None,
             primary: None,
             stepped_down: None,
             users: [UserState::Missing; 3],
@@ -786,18 +794,24 @@ impl World {
         next
     }
 
+    /// The operator remembers who belongs to the set.
+    fn hear(&self, report: &Report) -> Option<World> {
+        let hosts = report.configured.as_ref()?;
+        let heard = Some(upto(|ordinal| hosts.contains(&host(ordinal))));
+        (self.heard != heard).then(|| World { heard, ..self.clone() })
+    }
+
     /// The operator adds pods, takes away those of members that are out, and then their volumes.
-    fn resize(&self, configured: Option<&Vec<String>>) -> Option<World> {
-        let upto = |is_needed: &dyn Fn(usize) -> bool| (0..MOST).rev().find(|n| is_needed(*n)).map_or(0, |n| n + 1);
-        let members = configured.map(|hosts| upto(&|n| hosts.contains(&host(n))));
-        let claimed = upto(&|n| n < self.pods || self.nodes[n].config.is_some());
-        let pods = self.wanted.max(members.unwrap_or(claimed));
-        let mut world = self.clone();
-        world.pods = pods;
+    fn resize(&self) -> Option<World> {
+        let claimed = upto(|ordinal| ordinal < self.pods || self.nodes[ordinal].config.is_some());
+        let pods = self.wanted.max(self.heard.unwrap_or(claimed));
+        let mut world = World { pods, ..self.clone() };
         for ordinal in 0..MOST {
             let node = &mut world.nodes[ordinal];
             node.up = (node.up && ordinal < pods) || (self.pods..pods).contains(&ordinal);
-            if members.is_some() && ordinal >= pods.max(self.pods) {
+            if self.heard.is_some() && ordinal >= pods.max(self.pods) {
+                let needed = node.config.is_some() && self.committed.is_some_and(|newest| newest.lists(ordinal));
+                assert!(!needed, "the volume of member {ordinal} would be deleted: {self:?}");
                 node.config = None;
             }
         }
@@ -828,9 +842,10 @@ impl World {
     fn next(&self) -> Vec<World> {
         let mut next = self.settle();
         let (step, report) = self.decide();
-        next.extend(self.resize(report.configured.as_ref()));
+        next.extend(self.hear(&report));
+        next.extend(self.resize());
         if let Some(wanted) = self.change_of_mind {
-            next.push(World { wanted, change_of_mind: None, ..self.clone() });
+            next.push(World { wanted, change_of_mind: None, heard: None, ..self.clone() });
         }
         for operator in 2 - self.operators..2 {
             let mut world = self.clone();
@@ -908,7 +923,7 @@ impl World {
             }
             world.stepped_down = None;
             let (mut step, mut report) = world.decide();
-            while let Some(next) = world.resize(report.configured.as_ref()) {
+            while let Some(next) = world.hear(&report).or_else(|| world.resize()) {
                 world = next;
                 (step, report) = world.decide();
             }
@@ -946,7 +961,8 @@ fn explore(start: World) -> usize {
 #[test]
 fn whatever_dies_and_when_one_set_is_made_and_never_a_second() {
     for members in 1..=3 {
-        let states = explore(World::empty(members));
+        let kills = if members == 3 { 1 } else { 2 };
+        let states = explore(World { kills, ..World::empty(members) });
         println!("{members} members from nothing: {states} states");
     }
 }
@@ -985,6 +1001,6 @@ fn in_whatever_order_five_members_become_three() {
 
 #[test]
 fn whenever_a_person_changes_their_mind_volumes_left_over_do_no_harm() {
-    let start = World { wanted: 1, change_of_mind: Some(3), kills: 1, ..World::healthy(3, 2) };
+    let start = World { wanted: 1, change_of_mind: Some(3), kills: 1, operators: 1, ..World::healthy(3, 2) };
     println!("from 3 members to 1 and to 3 again: {} states", explore(start));
 }
