@@ -259,12 +259,12 @@ fn set(
     match system {
         Some(System { ready, waiting_for: Some(waiting), trouble }) if pods_ready => {
             let ready = (*ready).min(wanted);
-            // The wanted pods run; one that is to leave, or what takes it out, may not.
-            let (message, trouble) = match pods::worst(pods_of(seen, part), now) {
-                Some(pod) => (format!("{waiting}; {pod}"), true),
-                None => (waiting.clone(), *trouble),
+            // More pods than wanted may run, and what it waits for may be one of those that `ready` does not count.
+            let (reason, message, trouble) = match pods::worst(pods_of(seen, part), now) {
+                Some(pod) => (reason::POD_TROUBLE, format!("{waiting}; {pod}"), true),
+                None => (reason::FORMING, waiting.clone(), *trouble),
             };
-            Judgement { type_, part, ready, wanted, reason: reason::FORMING, message, trouble }
+            Judgement { type_, part, ready, wanted, reason, message, trouble }
         }
         None if pods_ready => {
             let message = "not asked yet whether it serves".into();

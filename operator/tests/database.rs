@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mongodb::Client;
-use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
+use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use mongodb::options::ClientOptions;
-use operator::database::decision::{Step, next_step};
+use operator::database::decision::{Change, Step, next_step};
 use operator::database::windows::latest_windows;
 use operator::database::{
     Account, Credentials, ELECTION_TIMEOUT_MILLIS, Report, Wanted, client, connection_string, converge,
@@ -97,11 +97,7 @@ async fn acts_that_were_already_done_are_no_errors() {
     let stale = [
         Step::Initiate { on: wanted.members[0].clone() },
         Step::CreateUser { on: primary.clone(), user: operator::database::seen::User::Application },
-        Step::Reconfigure {
-            on: primary,
-            from_version: 0,
-            change: operator::database::decision::Change::ElectionTimeout(1),
-        },
+        Step::Reconfigure { on: primary, from_version: 0, change: Change::ElectionTimeout(1) },
     ];
     for step in stale {
         client::carry_out(&step, &wanted, &credentials).await.unwrap();
@@ -243,6 +239,119 @@ async fn three_members_become_one_whoever_is_primary_and_three_again_and_no_docu
     let client = login(&wanted, &credentials.application).await;
     client.database("stockmarket").collection::<Document>(&collection).drop().await.unwrap();
     client.shutdown().await;
+}
+
+/// A client of one member.
+async fn member(host: &str, credentials: &Credentials) -> Client {
+    let account = &credentials.administrator;
+    let address = connection_string(&[host.to_owned()], &account.name, &account.password, "admin", "rs0");
+    let mut options = ClientOptions::parse(&address).await.unwrap();
+    (options.direct_connection, options.repl_set_name) = (Some(true), None);
+    options.server_selection_timeout = Some(Duration::from_secs(10));
+    Client::with_options(options).unwrap()
+}
+
+/// As a person with the administrator's password does it by hand.
+async fn reconfigure(wanted: &Wanted, credentials: &Credentials, change: impl Fn(&mut Vec<Bson>)) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let client = login(wanted, &credentials.administrator).await;
+        let admin = client.database("admin");
+        let answer = admin.run_command(doc! {"replSetGetConfig": 1}).await.unwrap();
+        let mut config = answer.get_document("config").unwrap().clone();
+        config.insert("version", config.get_i32("version").unwrap() + 1);
+        config.remove("term");
+        change(config.get_array_mut("members").unwrap());
+        let done = admin.run_command(doc! {"replSetReconfig": config}).await;
+        client.shutdown().await;
+        match done {
+            Ok(_) => return,
+            // The configuration before is still on its way.
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn until_waiting_for(text: &str, wanted: &Wanted, credentials: &Credentials) -> Report {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let report = converge(wanted, credentials).await.unwrap();
+        if report.waiting_for.as_ref().is_some_and(|reason| reason.contains(text)) {
+            return report;
+        }
+        assert!(Instant::now() < deadline, "{text}: {report:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_belongs_to_the_set_is_unknown_until_a_majority_has_the_configuration() {
+    let (_guard, wanted, credentials) = set().await;
+    let primary = until_ready(&wanted, &credentials).await.primary.unwrap();
+    let seen = client::observe(&wanted, &credentials).await;
+    let from_version = seen.config().unwrap().version;
+    // They hear of it and cannot store it.
+    let mut others = Vec::new();
+    for host in wanted.members.iter().filter(|host| **host != primary) {
+        let client = member(host, &credentials).await;
+        client.database("admin").run_command(doc! {"fsync": 1, "lock": true}).await.unwrap();
+        others.push(client);
+    }
+    let change = Change::ElectionTimeout(wanted.election_timeout_millis + 1);
+    let changed = Step::Reconfigure { on: primary, from_version, change };
+    let done = client::carry_out(&changed, &wanted, &credentials).await;
+    let seen = client::observe(&wanted, &credentials).await;
+    let report = operator::database::report(&wanted, &seen, &Step::Done);
+    for client in others {
+        client.database("admin").run_command(doc! {"fsyncUnlock": 1}).await.unwrap();
+        client.shutdown().await;
+    }
+    assert!(done.is_err_and(|error| error.passes()));
+    assert!(seen.config().unwrap().version > from_version && report.primary.is_some());
+    assert_eq!(report.configured, None);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while converge(&wanted, &credentials).await.unwrap().configured.as_ref() != Some(&wanted.members) {
+        assert!(Instant::now() < deadline, "no majority takes the configuration");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    until_ready(&wanted, &credentials).await;
+}
+
+#[tokio::test]
+async fn a_member_that_a_person_hid_is_left_hidden_and_the_remedy_is_said() {
+    let (_guard, wanted, credentials) = set().await;
+    let primary = until_ready(&wanted, &credentials).await.primary.unwrap();
+    let hidden = wanted.members.iter().position(|host| *host != primary).unwrap();
+    let set_hidden = |members: &mut Vec<Bson>, is: bool| {
+        let member = members[hidden].as_document_mut().unwrap();
+        member.insert("hidden", is);
+        member.insert("priority", 0);
+    };
+    reconfigure(&wanted, &credentials, |members| set_hidden(members, true)).await;
+    let before = client::observe(&wanted, &credentials).await;
+    let report = until_waiting_for("set its hidden to false", &wanted, &credentials).await;
+    let after = client::observe(&wanted, &credentials).await;
+    reconfigure(&wanted, &credentials, |members| set_hidden(members, false)).await;
+    assert!(report.writable && report.waiting_for.unwrap().contains(&wanted.members[hidden]));
+    assert_eq!(before.config(), after.config(), "nothing was attempted");
+    until_ready(&wanted, &credentials).await;
+}
+
+#[tokio::test]
+async fn a_member_added_by_hand_stays_when_ours_leave() {
+    let (_guard, wanted, credentials) = set().await;
+    until_ready(&wanted, &credentials).await;
+    // The third member is none that the operator knows of.
+    let ours = |members: usize| Wanted {
+        members: wanted.members[..members].to_vec(),
+        others: wanted.members[members..2].to_vec(),
+        ..wanted.clone()
+    };
+    assert_eq!(until_ready(&ours(2), &credentials).await.configured, Some(wanted.members.clone()));
+    let left = until_ready(&ours(1), &credentials).await.configured.unwrap();
+    until_ready(&wanted, &credentials).await;
+    assert_eq!(left, [wanted.members[0].clone(), wanted.members[2].clone()]);
 }
 
 /// Makes `next` the primary: the others step down until it is.

@@ -94,6 +94,30 @@ fn a_database_whose_pods_run_but_which_has_no_primary_is_not_ready_and_says_why(
 }
 
 #[test]
+fn the_trouble_of_a_pod_beyond_those_wanted_is_told_while_the_database_waits_for_its_member() {
+    let mut seen = all_well();
+    // Two of five are to leave and fail; the three that are ready would be enough.
+    seen.stateful_sets[1] = set("database", 5, 3);
+    seen.database = Some(System { ready: 3, waiting_for: Some("no primary".into()), trouble: false });
+    let pod = |name: &str, state: serde_json::Value| -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"app.kubernetes.io/component": "database"}},
+            "status": {"containerStatuses": [{"name": "mongod", "image": "mongo", "imageID": "", "ready": false, "restartCount": 9, "state": state}]},
+        }))
+        .unwrap()
+    };
+    seen.pods = vec![pod("demo-database-4", json!({"waiting": {"reason": "CrashLoopBackOff"}}))];
+    let status = status::of(&pipeline(), &seen, now());
+    let (value, reason, message) = condition(&status, "DatabaseReady");
+    assert_eq!((value, reason), ("False", "PodTrouble"));
+    assert!(message.starts_with("no primary; pod demo-database-4 keeps failing"), "{message}");
+    assert_eq!(condition(&status, "Degraded").0, "True");
+    // A pod that only starts is no trouble.
+    seen.pods = vec![pod("demo-database-4", json!({"waiting": {"reason": "ContainerCreating"}}))];
+    assert_eq!(condition(&status::of(&pipeline(), &seen, now()), "DatabaseReady"), ("False", "Forming", "no primary"));
+}
+
+#[test]
 fn a_pod_that_no_node_can_take_is_named_with_what_to_do() {
     let mut seen = all_well();
     seen.stateful_sets[0] = set("broker", 1, 0);

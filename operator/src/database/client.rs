@@ -83,7 +83,7 @@ async fn look(host: &str, wanted: &Wanted, credentials: &Credentials) -> (Member
 
 async fn ask(client: &Client, wanted: &Wanted, credentials: &Credentials) -> Result<(Member, Option<Users>), Error> {
     let admin = client.database("admin");
-    let config = match admin.run_command(doc! {"replSetGetConfig": 1}).await {
+    let mut config = match admin.run_command(doc! {"replSetGetConfig": 1}).await {
         Ok(answer) => document::config(&answer),
         Err(error) if code_of(&error) == Some(code::NOT_YET_INITIALIZED) => {
             // A member that is just starting says the same; its stored configuration tells the two apart.
@@ -93,15 +93,25 @@ async fn ask(client: &Client, wanted: &Wanted, credentials: &Credentials) -> Res
         }
         Err(error) => return Err(error),
     };
-    let (state, term) = match admin.run_command(doc! {"replSetGetStatus": 1}).await {
+    let (state, term, too_stale) = match admin.run_command(doc! {"replSetGetStatus": 1}).await {
         Ok(answer) => (
             document::integer(&answer, "myState").map_or(State::Unknown, State::from_code),
             document::integer(&answer, "term").unwrap_or(-1),
+            answer.get_bool("tooStale").unwrap_or(false),
         ),
-        Err(error) if code_of(&error) == Some(code::INVALID_REPLICA_SET_CONFIG) => (State::Removed, -1),
-        Err(error) if code_of(&error) == Some(code::NOT_YET_INITIALIZED) => (State::Startup, -1),
+        Err(error) if code_of(&error) == Some(code::INVALID_REPLICA_SET_CONFIG) => (State::Removed, -1, false),
+        Err(error) if code_of(&error) == Some(code::NOT_YET_INITIALIZED) => (State::Startup, -1, false),
         Err(error) => return Err(error),
     };
+    let mut committed = false;
+    if state == State::Primary
+        // Refused by one that stepped down since.
+        && let Ok(answer) = admin.run_command(doc! {"replSetGetConfig": 1, "commitmentStatus": true}).await
+    {
+        // From one answer: the configuration may have changed since the first.
+        config = document::config(&answer);
+        committed = answer.get_bool("commitmentStatus").unwrap_or(false);
+    }
     let users = if state == State::Primary {
         let names: Vec<Bson> =
             User::ALL.map(|user| doc! {"user": &credentials.account(user).name, "db": "admin"}.into()).into();
@@ -110,7 +120,7 @@ async fn ask(client: &Client, wanted: &Wanted, credentials: &Credentials) -> Res
     } else {
         None
     };
-    let view = View { state, term, config };
+    let view = View { state, term, config, committed, too_stale };
     Ok((Member::Initialised(view), users))
 }
 

@@ -1,10 +1,8 @@
 //! Decides the one next step that brings a replica set closer to what is wanted.
 //! Rule: pure, and judged only by what was seen; a step that is repeated, late or half done must do no harm.
 
-use std::collections::BTreeMap;
-
 use super::removal;
-use super::seen::{Config, Member, Seen, State, User, UserState};
+use super::seen::{Config, ConfigMember, Member, Seen, State, User, UserState};
 
 /// Default of `electionTimeoutMillis`. Measured with three members: a killed primary costs 11 s without writes with
 /// mongod's own 10 000 and 2.7 to 3.0 s with 2000; below that, a pause of a busy node already costs an election.
@@ -96,36 +94,54 @@ pub enum Change {
     ElectionTimeout(u64),
 }
 
+impl Wanted {
+    /// Whether the operator may take this host out of the set. A member of any other name was added by hand: it stays, and its
+    /// vote counts.
+    pub(super) fn is_ours(&self, host: &String) -> bool {
+        self.members.contains(host) || self.others.contains(host)
+    }
+}
+
 /// The next step from `seen` to `wanted`. The order is: never harm a set that exists, then users, then members.
 pub fn next_step(wanted: &Wanted, seen: &Seen) -> Step {
     let Some(first) = wanted.members.first() else {
         return Step::Refuse { reason: "no database member is wanted: ask for at least one".to_owned() };
     };
-    if let Some(reason) = foreign(wanted, seen) {
+    if let Some(reason) = another_set(wanted, seen) {
         return Step::Refuse { reason };
     }
     let Some(config) = seen.config() else {
         return initiate(wanted, seen, first);
     };
+    if !config.members.iter().any(|member| wanted.members.contains(&member.host)) {
+        let reason = format!(
+            "none of the wanted members is in replica set {}: did the members' names change? Put the old names back",
+            wanted.set
+        );
+        return Step::Refuse { reason };
+    }
     let Some(primary) = seen.primary() else {
         return Step::Wait {
-            reason: format!(
-                "replica set {} has no primary: {}",
-                wanted.set,
-                unready(&wanted.members, seen).unwrap_or_else(|| "an election is under way".to_owned())
-            ),
+            reason: format!("replica set {} has no primary: {}", wanted.set, why_no_primary(wanted, seen, config)),
         };
     };
     if let Some(step) = user_step(seen, primary) {
         return step;
     }
+    let reconfigure = |change| Step::Reconfigure { on: primary.to_owned(), from_version: config.version, change };
+    if let Some(change) = promotion(wanted, seen, config) {
+        return reconfigure(change);
+    }
     if let Some(step) = removal::next_step(wanted, seen, config, primary) {
         return step;
     }
-    if let Some(change) = change(wanted, seen, config) {
-        return Step::Reconfigure { on: primary.to_owned(), from_version: config.version, change };
+    if let Some(change) = addition(wanted, seen, config).or_else(|| election_timeout(wanted, config)) {
+        return reconfigure(change);
     }
-    match unready(&wanted.members, seen) {
+    let waits = unready(wanted, &wanted.members, seen)
+        .or_else(|| no_vote_left(wanted, config))
+        .or_else(|| uncommitted(wanted, seen));
+    match waits {
         Some(reason) => Step::Wait { reason },
         // The last one to be replaced hands over first, once.
         None if wanted.members.len() > 1 && wanted.outdated == [primary] => Step::StepDown { on: primary.to_owned() },
@@ -133,32 +149,60 @@ pub fn next_step(wanted: &Wanted, seen: &Seen) -> Step {
     }
 }
 
-/// The first of these members that does not serve, with the remedy.
-pub fn unready<'a>(hosts: impl IntoIterator<Item = &'a String>, seen: &Seen) -> Option<String> {
-    hosts.into_iter().find_map(|host| match seen.members.get(host) {
-        None => Some(format!("member {host} was not looked at yet")),
-        Some(Member::Unreachable { error }) => {
-            Some(format!("member {host} does not answer ({error}): look at its pod"))
-        }
-        Some(Member::Refused { error }) => Some(format!(
-            "member {host} refuses the key file ({error}): its Secret was changed; \
-                 put the old key back or restart the pod to load the new one"
-        )),
-        Some(Member::Starting) => Some(format!("member {host} is loading its replica set configuration")),
-        Some(Member::Uninitialised) => Some(format!("member {host} is empty and waits for the set to contact it")),
-        Some(Member::Initialised(view)) => match view.state {
-            State::Primary | State::Secondary => None,
-            State::Removed => Some(format!(
-                "member {host} does not find itself in the set's configuration: \
-                     check that its name resolves to its pod, then restart the pod"
-            )),
-            other => Some(format!("member {host} is {}", other.name())),
+/// The first of these members that does not serve as it should, with the remedy.
+pub fn unready<'a>(wanted: &Wanted, hosts: impl IntoIterator<Item = &'a String>, seen: &Seen) -> Option<String> {
+    hosts.into_iter().find_map(|host| trouble(wanted, host, seen))
+}
+
+/// Everyone without whom there may be no primary: a member that is leaving, or was added by hand, votes too.
+fn why_no_primary(wanted: &Wanted, seen: &Seen, config: &Config) -> String {
+    let voters = config.members.iter().filter(|member| member.votes && !wanted.members.contains(&member.host));
+    let hosts = wanted.members.iter().chain(voters.map(|member| &member.host));
+    let troubles: Vec<String> = hosts.filter_map(|host| trouble(wanted, host, seen)).collect();
+    if troubles.is_empty() { "an election is under way".to_owned() } else { troubles.join("; ") }
+}
+
+fn trouble(wanted: &Wanted, host: &String, seen: &Seen) -> Option<String> {
+    if !wanted.is_ours(host) {
+        return (!seen.serves(host)).then(|| {
+            format!(
+                "member {host}, which was added by hand, does not serve: start it, or take it out with rs.remove(\"{host}\")"
+            )
+        });
+    }
+    let stays = wanted.members.contains(host);
+    let bar = seen.config().and_then(|config| config.members.iter().find(|member| member.host == *host)?.bar);
+    let text = match seen.members.get(host) {
+        None => "was not looked at yet".to_owned(),
+        Some(Member::Unreachable { error }) => format!("does not answer ({error}): look at its pod"),
+        Some(Member::Refused { error }) => format!(
+            "refuses the key file ({error}): its Secret was changed; \
+             put the old key back or restart the pod to load the new one"
+        ),
+        Some(Member::Starting) => "is loading its replica set configuration".to_owned(),
+        Some(Member::Uninitialised) => "is empty and waits for the set to contact it".to_owned(),
+        Some(Member::Initialised(view)) => match (view.state, bar.filter(|_| stays)) {
+            (State::Primary | State::Secondary, None) => return None,
+            (State::Primary | State::Secondary | State::Arbiter, Some(bar)) => bar.remedy(host),
+            (State::Removed, _) => "does not find itself in the set's configuration: \
+                                    check that its name resolves to its pod, then restart the pod"
+                .to_owned(),
+            (_, _) if view.too_stale => format!("holds data too old to catch up from: {}", fresh_volume(host)),
+            (other, _) => format!("is {}", other.name()),
         },
-    })
+    };
+    let leaves = if stays { "" } else { ", which is to leave," };
+    Some(format!("member {host}{leaves} {text}"))
+}
+
+/// How a member of ours gets its data anew.
+pub(super) fn fresh_volume(host: &str) -> String {
+    let pod = host.split(['.', ':']).next().unwrap_or(host);
+    format!("delete the claim data-{pod} and the pod {pod}, and it copies all data anew")
 }
 
 /// A member of another set, by name or by identity: whatever was done next could mix two sets' data.
-fn foreign(wanted: &Wanted, seen: &Seen) -> Option<String> {
+fn another_set(wanted: &Wanted, seen: &Seen) -> Option<String> {
     let ours = seen.config()?;
     for (host, config) in seen.configs() {
         if config.set != wanted.set {
@@ -191,7 +235,7 @@ fn initiate(wanted: &Wanted, seen: &Seen, first: &str) -> Step {
             "replica set {} is made when all {} members answer: {}",
             wanted.set,
             all().count(),
-            unready(not_empty, seen).unwrap_or_else(|| "a member is starting".to_owned())
+            unready(wanted, not_empty, seen).unwrap_or_else(|| "a member is starting".to_owned())
         ),
     }
 }
@@ -210,44 +254,67 @@ fn user_step(seen: &Seen, primary: &str) -> Option<Step> {
     })
 }
 
-/// The next single change of the configuration, or none.
-fn change(wanted: &Wanted, seen: &Seen, config: &Config) -> Option<Change> {
+/// The next wanted member that gets its vote, or may become primary again.
+fn promotion(wanted: &Wanted, seen: &Seen, config: &Config) -> Option<Change> {
+    let ours = || config.members.iter().filter(|member| wanted.members.contains(&member.host));
+    let ready = || ours().filter(|member| member.bar.is_none() && seen.serves(&member.host));
     // Whoever was to leave and now stays becomes electable again; that changes no vote.
-    let retired = config.members.iter().find(|member| {
-        member.votes && !member.electable && wanted.members.contains(&member.host) && seen.serves(&member.host)
+    let returns = ready().find(|member| member.votes && !member.electable);
+    let next = returns.or_else(|| {
+        let newcomers = ready().filter(|member| !member.votes);
+        let votes = ours().filter(|member| member.votes).count();
+        let room = voters_wanted(wanted.members.len()).saturating_sub(votes).min(votes_left(config));
+        // An even number of voters bears no more failures than the odd one below it, so a single newcomer waits for its pair,
+        // unless others wait for it to take their place.
+        let pairs = votes.is_multiple_of(2) || (room > 1 && newcomers.clone().count() > 1);
+        let replaces = config.members.iter().any(|member| wanted.others.contains(&member.host));
+        newcomers.into_iter().next().filter(|_| room > 0 && (pairs || replaces))
     });
-    if let Some(member) = retired {
-        return Some(Change::Promote(member.host.clone()));
-    }
-    let listed: BTreeMap<&str, bool> =
-        config.members.iter().map(|member| (member.host.as_str(), member.votes)).collect();
-    let voters = listed.values().filter(|votes| **votes).count();
-    let ready_to_vote =
-        listed.iter().filter(|(host, votes)| !**votes && seen.state(host) == Some(State::Secondary)).count();
-    // An even number of voters bears no more failures than the odd one below it, so a single newcomer waits for its pair.
-    let room = voters_wanted(wanted.members.len()).saturating_sub(voters);
-    if room > 0
-        && ready_to_vote > 0
-        && ((voters + 1) % 2 == 1 || (ready_to_vote > 1 && room > 1))
-        && let Some(host) = wanted
-            .members
-            .iter()
-            .find(|host| listed.get(host.as_str()) == Some(&false) && seen.state(host) == Some(State::Secondary))
-    {
-        return Some(Change::Promote(host.clone()));
-    }
-    if let Some(host) = wanted.members.iter().find(|host| !listed.contains_key(host.as_str())) {
-        // One newcomer at a time copies the data; the next waits until it is done.
-        let copying = config.members.iter().any(|member| {
-            !member.votes && !matches!(seen.state(&member.host), Some(State::Secondary | State::Primary))
-        });
-        let answers = matches!(seen.members.get(host), Some(Member::Uninitialised | Member::Initialised(_)));
-        if answers && !copying {
-            return Some(Change::Add(host.clone()));
-        }
-    }
+    next.map(|member| Change::Promote(member.host.clone()))
+}
+
+fn votes_left(config: &Config) -> usize {
+    VOTERS_MAX.saturating_sub(config.members.iter().filter(|member| member.votes).count())
+}
+
+/// The next wanted member that joins. One newcomer at a time copies the data; the next waits until it is done.
+fn addition(wanted: &Wanted, seen: &Seen, config: &Config) -> Option<Change> {
+    let host = wanted.members.iter().find(|host| config.members.iter().all(|member| member.host != **host))?;
+    let copies =
+        |member: &ConfigMember| wanted.members.contains(&member.host) && !member.votes && !seen.serves(&member.host);
+    let answers = matches!(seen.members.get(host), Some(Member::Uninitialised | Member::Initialised(_)));
+    (answers && !config.members.iter().any(copies)).then(|| Change::Add(host.clone()))
+}
+
+fn election_timeout(wanted: &Wanted, config: &Config) -> Option<Change> {
     (config.election_timeout_millis != Some(wanted.election_timeout_millis))
         .then_some(Change::ElectionTimeout(wanted.election_timeout_millis))
+}
+
+/// Members added by hand hold votes that wanted ones need.
+fn no_vote_left(wanted: &Wanted, config: &Config) -> Option<String> {
+    let without = config.members.iter().filter(|member| wanted.members.contains(&member.host) && !member.votes);
+    let short = without.count() > wanted.members.len() - voters_wanted(wanted.members.len());
+    let strangers: Vec<&str> = config
+        .members
+        .iter()
+        .filter(|member| member.votes && !wanted.is_ours(&member.host))
+        .map(|member| member.host.as_str())
+        .collect();
+    (short && votes_left(config) == 0 && !strangers.is_empty()).then(|| {
+        format!(
+            "a wanted member has no vote, because a set has {VOTERS_MAX} and members added by hand hold some ({}): \
+             take them out with rs.remove()",
+            strangers.join(", ")
+        )
+    })
+}
+
+/// Pods and volumes beyond those wanted are kept until no election can bring their members back.
+fn uncommitted(wanted: &Wanted, seen: &Seen) -> Option<String> {
+    (!wanted.others.is_empty() && seen.committed().is_none()).then(|| {
+        format!("the newest configuration of replica set {} is not on a majority of its members yet", wanted.set)
+    })
 }
 
 /// How many of `members` vote: an odd number, at most seven.

@@ -7,7 +7,7 @@ use mongodb::bson::{Bson, Document, doc};
 
 use super::credentials::Credentials;
 use super::decision::{Change, Wanted, voters_wanted};
-use super::seen::{Config, ConfigMember, User, UserState};
+use super::seen::{Bar, Config, ConfigMember, User, UserState};
 
 /// A whole number, whichever of BSON's number types the server chose.
 pub(super) fn integer(document: &Document, key: &str) -> Option<i64> {
@@ -36,6 +36,7 @@ pub(super) fn config(answer: &Document) -> Config {
                 host: member.get_str("host").unwrap_or_default().to_owned(),
                 votes: integer(member, "votes").unwrap_or(1) > 0,
                 electable: priority(member) > 0.0,
+                bar: bar(member),
             })
             .collect(),
     }
@@ -46,6 +47,23 @@ fn priority(member: &Document) -> f64 {
         Some(Bson::Double(number)) => *number,
         Some(_) => integer(member, "priority").map_or(1.0, |number| number as f64),
         None => 1.0,
+    }
+}
+
+/// The one that is the hardest to take away.
+fn bar(member: &Document) -> Option<Bar> {
+    let is = |key, value| member.get_bool(key).is_ok_and(|found| found == value);
+    let delayed = |key| integer(member, key).is_some_and(|seconds| seconds > 0);
+    if is("arbiterOnly", true) {
+        Some(Bar::Arbiter)
+    } else if is("buildIndexes", false) {
+        Some(Bar::NoIndexes)
+    } else if is("hidden", true) {
+        Some(Bar::Hidden)
+    } else if delayed("secondaryDelaySecs") || delayed("slaveDelay") {
+        Some(Bar::Delayed)
+    } else {
+        None
     }
 }
 

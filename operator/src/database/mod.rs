@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub use credentials::{Account, Credentials, connection_string};
 use decision::{Change, Step, next_step, unready};
 pub use decision::{ELECTION_TIMEOUT_MILLIS, Wanted};
-use seen::{Seen, User, UserState};
+use seen::{ConfigMember, Seen, User, UserState};
 
 /// After this long a pass begins no further act. One slow look (2 s) leaves time for an act; with the longest act (5 s)
 /// and the look after it, a pass stays within ten seconds.
@@ -39,7 +39,7 @@ pub struct Report {
     pub members_ready: u32,
     /// In the order wanted.
     pub members: Vec<MemberReport>,
-    /// `host:port` of all members of the set, wanted or not; `None` while no primary confirms it.
+    /// `host:port` of all members of the set, wanted or not; `None` unless no election can change it any more.
     pub configured: Option<Vec<String>>,
     /// What is missing and what a person can do, in one sentence; `None` when `ready`.
     pub waiting_for: Option<String>,
@@ -119,20 +119,16 @@ pub async fn converge(wanted: &Wanted, credentials: &Credentials) -> Result<Repo
 
 /// Whether the set goes on without any one of its members: all wanted ones serve, and the voters bear the loss of one of those that do.
 fn may_lose_a_member(wanted: &Wanted, seen: &Seen) -> bool {
-    let voters: Vec<&str> = seen
-        .config()
-        .into_iter()
-        .flat_map(|config| &config.members)
-        .filter(|member| member.votes)
-        .map(|member| member.host.as_str())
-        .collect();
+    let voters: Vec<&ConfigMember> =
+        seen.config().into_iter().flat_map(|config| &config.members).filter(|member| member.votes).collect();
     if wanted.members.len() == 1 && voters.len() <= 1 {
         return true;
     }
-    let serving = voters.iter().filter(|host| seen.serves(host)).count();
+    let serving = voters.iter().filter(|member| seen.serves(&member.host));
     seen.primary().is_some()
         && wanted.members.iter().all(|host| seen.serves(host))
-        && serving.saturating_sub(1) * 2 > voters.len()
+        && serving.clone().filter(|member| member.electable).count() > 1
+        && serving.count().saturating_sub(1) * 2 > voters.len()
 }
 
 /// What a pass that saw `seen` and decided `step` has to say.
@@ -163,7 +159,8 @@ pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
             Some(format!("member {host} is leaving replica set {}", wanted.set))
         }
         Step::Reconfigure { .. } => Some(
-            unready(&wanted.members, seen).unwrap_or_else(|| format!("replica set {} is being changed", wanted.set)),
+            unready(wanted, &wanted.members, seen)
+                .unwrap_or_else(|| format!("replica set {} is being changed", wanted.set)),
         ),
     };
     Report {
@@ -175,9 +172,8 @@ pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
         members,
         // In a refused state it may be another set's.
         configured: seen
-            .primary()
+            .committed()
             .filter(|_| !matches!(step, Step::Refuse { .. }))
-            .and(seen.config())
             .map(|config| config.members.iter().map(|member| member.host.clone()).collect()),
         waiting_for,
         refused: matches!(step, Step::Refuse { .. }),

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use super::decision::fresh_volume;
+
 /// Everything the decision may know of the world.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -42,6 +44,10 @@ pub struct View {
     pub term: i64,
     /// The configuration it holds.
     pub config: Config,
+    /// Whether a majority holds that configuration, so that no election can undo it; only a primary knows.
+    pub committed: bool,
+    /// Whether it says that its data is too old to catch up from any other member.
+    pub too_stale: bool,
 }
 
 /// The parts of a replica set configuration the decision needs.
@@ -70,6 +76,21 @@ pub struct ConfigMember {
     pub votes: bool,
     /// Whether it may become primary: its priority is above 0.
     pub electable: bool,
+    /// What forbids it to become primary, whatever its priority: mongod refuses one above 0 beside it.
+    pub bar: Option<Bar>,
+}
+
+/// A setting, always made by hand, with which a member cannot become primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bar {
+    /// `arbiterOnly`.
+    Arbiter,
+    /// `buildIndexes: false`.
+    NoIndexes,
+    /// `hidden`.
+    Hidden,
+    /// `secondaryDelaySecs`, `slaveDelay` in old configurations.
+    Delayed,
 }
 
 /// State of a member (MongoDB manual, "Replica Set Member States").
@@ -113,6 +134,31 @@ pub enum UserState {
 impl User {
     /// All of them, in the order they are made.
     pub const ALL: [Self; 3] = [Self::Administrator, Self::Application, Self::Monitoring];
+}
+
+impl Config {
+    /// What mongod orders configurations by.
+    fn age(&self) -> (i64, i64) {
+        (self.term, self.version)
+    }
+}
+
+impl Bar {
+    /// What it does and how a person takes it away. The first two cannot be changed: mongod asks for a new member.
+    pub fn remedy(self, host: &str) -> String {
+        let remove =
+            format!("take it out with rs.remove(\"{host}\"), and when it is added again {}", fresh_volume(host));
+        match self {
+            Self::Arbiter => format!("is an arbiter and holds no data: {remove}"),
+            Self::NoIndexes => format!("is set to build no indexes, so it cannot become primary: {remove}"),
+            Self::Hidden => {
+                "is hidden, so it cannot become primary: set its hidden to false with rs.reconfig()".to_owned()
+            }
+            Self::Delayed => {
+                "is delayed, so it cannot become primary: set its secondaryDelaySecs to 0 with rs.reconfig()".to_owned()
+            }
+        }
+    }
 }
 
 impl State {
@@ -178,7 +224,15 @@ impl Seen {
 
     /// The newest configuration any member holds: by term, then by version, as mongod itself orders them.
     pub fn config(&self) -> Option<&Config> {
-        self.configs().map(|(_, config)| config).max_by_key(|config| (config.term, config.version))
+        self.configs().map(|(_, config)| config).max_by_key(|config| config.age())
+    }
+
+    /// The newest configuration, when the primary says that a majority holds it. Any other may be undone by the next election,
+    /// and a member that it took out would be back.
+    pub fn committed(&self) -> Option<&Config> {
+        let Member::Initialised(view) = self.members.get(self.primary()?)? else { return None };
+        let newest = self.config().is_some_and(|newest| newest.age() == view.config.age());
+        (view.committed && newest).then_some(&view.config)
     }
 
     /// The primary; of two that claim it, the one of the newer term, since the other was voted out and has not heard.
