@@ -58,6 +58,24 @@ pub fn worst<'a>(
     Some(format!("pod {name}{others} {text}"))
 }
 
+/// What pods without trouble are about that are not ready, in words; the first by name stands for all.
+pub fn starting<'a>(pods: impl Iterator<Item = &'a Pod>) -> String {
+    let mut starting: Vec<&Pod> = pods.filter(|pod| !is_ready(pod) && !has_ended(pod)).collect();
+    starting.sort_by_key(|pod| pod.name_any());
+    let Some(first) = starting.first() else {
+        return "no further pod yet: should that last, see `kubectl get events`".into();
+    };
+    let others = if starting.len() > 1 { format!(" (and {} more)", starting.len() - 1) } else { String::new() };
+    let stage = if first.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
+        "waits for a node"
+    } else if containers(first).any(has_run) {
+        "is starting"
+    } else {
+        "waits for its image and volumes"
+    };
+    format!("pod {}{others} {stage}", first.name_any())
+}
+
 /// Whether it serves, as Kubernetes knows.
 pub fn is_ready(pod: &Pod) -> bool {
     let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -97,6 +115,10 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     status.flat_map(|status| {
         status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten())
     })
+}
+
+fn has_run(container: &ContainerStatus) -> bool {
+    container.restart_count > 0 || container.state.as_ref().is_some_and(|state| state.waiting.is_none())
 }
 
 /// Ends and does not get to its end: only its node could say that it is gone. A StatefulSet makes no other one meanwhile.
@@ -195,9 +217,6 @@ fn unready(pod: &Pod, now: Timestamp) -> Option<String> {
             && condition.status == "False"
             && condition.last_transition_time.as_ref().is_some_and(|time| lasts(time, STARTING, now))
     })?;
-    let has_run = |container: &ContainerStatus| {
-        container.restart_count > 0 || container.state.as_ref().is_some_and(|state| state.waiting.is_none())
-    };
     let name = pod.name_any();
     let mut main = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).peekable();
     Some(if main.peek().is_some() && main.clone().all(|container| container.ready) {

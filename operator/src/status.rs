@@ -401,12 +401,15 @@ fn judge(
         return trouble(obstacle);
     }
     if let Some(upstream) = needs.iter().find(|upstream| !upstream.serves) {
-        let (who, upstream) = (if all { "all wait" } else { "the others wait" }, upstream.part.name());
-        return judgement(reason::WAITING, format!("{ready} of {wanted} ready, {who} for the {upstream}"), false);
+        let message = format!("{ready} of {wanted} ready; waiting for the {}", upstream.part.name());
+        return judgement(reason::WAITING, message, false);
     }
     match pods::worst(pods_of(seen, part), now, pods::trouble) {
         Some(unready) => trouble(unready),
-        None => judgement(reason::STARTING, format!("{ready} of {wanted} ready, the others are starting"), false),
+        None => {
+            let starting = pods::starting(pods_of(seen, part));
+            judgement(reason::STARTING, format!("{ready} of {wanted} ready; {starting}"), false)
+        }
     }
 }
 
@@ -522,9 +525,8 @@ impl<'a> Flows<'a> {
         }
         let part = *idle.first()?;
         let unready = pods::worst(self.pods_of(part, slug), self.now, pods::trouble);
-        let starts =
-            || format!("no pod is ready, {} is starting", names::company(&self.pipeline.name_any(), part, slug));
-        Some(format!("{}: {}", part.name(), unready.unwrap_or_else(starts)))
+        let starting = || pods::starting(self.pods_of(part, slug));
+        Some(format!("{}: {}", part.name(), unready.unwrap_or_else(starting)))
     }
 
     fn is_ready(&self, part: Part, slug: &str) -> bool {

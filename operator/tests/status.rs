@@ -142,7 +142,8 @@ fn pods_of_the_old_template_do_not_make_a_rolling_part_ready() {
     let status = json!({"replicas": 3, "updatedReplicas": 0, "readyReplicas": 3, "observedGeneration": 1});
     seen.stateful_sets[1].status = serde_json::from_value(status).unwrap();
     let status = status::of(&pipeline(), &seen, now());
-    assert_eq!(condition(&status, "EdgeReady"), ("False", "Starting", "1 of 2 ready, the others are starting"));
+    let message = "1 of 2 ready; no further pod yet: should that last, see `kubectl get events`";
+    assert_eq!(condition(&status, "EdgeReady"), ("False", "Starting", message));
     assert_eq!(condition(&status, "DatabaseReady").0, "False");
     assert_eq!(condition(&status, "Ready").0, "False");
 }
@@ -345,7 +346,7 @@ fn two_hundred_companies_that_wait_for_the_same_broker_say_so_and_the_conditions
         )
     );
     assert_eq!(status.flowing_count, Some(0));
-    let wait = "0 of 200 ready, the others wait for the broker";
+    let wait = "0 of 200 ready; waiting for the broker";
     assert_eq!(condition(&status, "PublishersReady"), ("False", "Waiting", wait));
     assert_eq!(condition(&status, "ConsumersReady"), ("False", "Waiting", wait));
     let ready = condition(&status, "Ready").2;
@@ -391,10 +392,13 @@ fn a_company_is_not_told_to_wait_for_a_broker_that_serves_without_one_of_its_nod
     let waiting = "2 of 3 broker nodes run: look at the pod of rabbit@demo-broker-2".to_owned();
     seen.broker = Some(System { ready: 2, waiting_for: Some(waiting), trouble: false });
     seen.deployments[1] = of_company("consumer", "AAPL", 0);
+    let labels = json!({"app.kubernetes.io/component": "consumer", "stockpipeline.io/company": "aapl"});
+    seen.pods = vec![pod("demo-consumer-aapl-7", labels, json!({"phase": "Pending"}))];
     let status = status::of(&pipeline, &seen, now());
-    assert_eq!(waiting_for(&status, "AAPL"), Some("consumer: no pod is ready, demo-consumer-aapl is starting"));
+    let words = "pod demo-consumer-aapl-7 waits for a node";
+    assert_eq!(waiting_for(&status, "AAPL"), Some(format!("consumer: {words}").as_str()));
     assert_eq!(waiting_for(&status, "MSFT"), None);
-    assert_eq!(condition(&status, "ConsumersReady"), ("False", "Starting", "1 of 2 ready, the others are starting"));
+    assert_eq!(condition(&status, "ConsumersReady"), ("False", "Starting", format!("1 of 2 ready; {words}").as_str()));
     assert_eq!(condition(&status, "BrokerReady").0, "False");
 }
 
@@ -420,7 +424,7 @@ fn a_broker_short_of_memory_stops_all_companies_and_its_publishers_do_not_flap()
     seen.broker = Some(System { ready: 1, waiting_for: Some(alarm.clone()), trouble: true });
     let status = status::of(&pipeline, &seen, now());
     assert_eq!(waiting_for(&status, "AAPL"), Some(format!("broker: {alarm}").as_str()));
-    assert_eq!(condition(&status, "PublishersReady"), ("False", "Waiting", "2 of 2 ready, all wait for the broker"));
+    assert_eq!(condition(&status, "PublishersReady"), ("False", "Waiting", "2 of 2 ready; waiting for the broker"));
     assert_eq!(condition(&status, "ConsumersReady").0, "True", "they drain the queues");
     pipeline.status = Some(status);
     seen.deployments[0] = of_company("publisher", "AAPL", 0);
@@ -443,8 +447,8 @@ fn without_a_primary_consumers_and_liveview_wait_for_the_database_and_publishers
     status = status::of(&of_companies(&symbols), &seen, now());
     let words = "database: replica set demo has no primary: an election is under way";
     assert_eq!(waiting_for(&status, "AAPL"), Some(words));
-    assert_eq!(condition(&status, "ConsumersReady").2, "0 of 1 ready, the others wait for the database");
-    assert_eq!(condition(&status, "LiveviewReady").2, "0 of 2 ready, the others wait for the database");
+    assert_eq!(condition(&status, "ConsumersReady").2, "0 of 1 ready; waiting for the database");
+    assert_eq!(condition(&status, "LiveviewReady").2, "0 of 2 ready; waiting for the database");
     assert_eq!(condition(&status, "PublishersReady").0, "True");
     assert_eq!(condition(&status, "Degraded").0, "False");
 }
