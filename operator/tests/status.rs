@@ -504,11 +504,13 @@ fn what_was_not_asked_is_of_the_generation_that_was() {
     pipeline.metadata.generation = Some(5);
     let mut seen = Seen { broker: None, database: None, ..all_well_for(&["AAPL"]) };
     seen.errors.push(Error::InvalidSpec("spec.companies is empty: name at least one company".into()));
+    seen.deployments[1] = of_company("consumer", "AAPL", 0);
     let status = status::of(&pipeline, &seen, later(5));
     let generation =
         |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().observed_generation;
     assert_eq!((generation("BrokerReady"), generation("Ready")), (Some(4), Some(5)));
-    assert_eq!(waiting_for(&status, "AAPL"), None, "of the broker there is no news");
+    let aapl = waiting_for(&status, "AAPL").unwrap();
+    assert!(aapl.starts_with("consumer: "), "the broker served when it was asked: {aapl}");
 }
 
 #[test]
