@@ -13,7 +13,7 @@ pub enum Error {
     #[error("{0}")]
     InvalidSpec(String),
     /// The API server refused or did not answer.
-    #[error("{verb} {kind} {name}: {}", words(source))]
+    #[error("{verb} {kind} {name}: {}: {}", words(source), remedy(source))]
     Kubernetes {
         /// What was tried.
         verb: &'static str,
@@ -33,7 +33,7 @@ pub enum Error {
         name: String,
     },
     /// The object of that name is being deleted.
-    #[error("{kind} {name} is still being deleted; it is made anew when it is gone")]
+    #[error("{kind} {name} is still being deleted; it is made anew when it is gone, or do finalizers hold it")]
     Leaving {
         /// Kind of the object.
         kind: String,
@@ -41,7 +41,7 @@ pub enum Error {
         name: String,
     },
     /// The pass was given up.
-    #[error("the pass took longer than {0:?} and was given up: does the API server answer")]
+    #[error("the pass took longer than {0:?} and was given up, and is tried again: does the API server answer")]
     TookTooLong(Duration),
     /// A Secret of generated credentials lacks a key.
     #[error(
@@ -60,6 +60,19 @@ fn words(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
+    }
+}
+
+/// What a person can do about it.
+fn remedy(error: &kube::Error) -> &'static str {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => {
+            "install the chart anew if a right is missing; else a quota or an admission policy has to allow it"
+        }
+        kube::Error::Api(status) if status.code == 422 => {
+            "correct that field of the spec; a field that cannot change does when the object is deleted, for it is made anew"
+        }
+        _ => "it is tried again by itself",
     }
 }
 
@@ -94,6 +107,14 @@ impl Error {
                 kube::Error::Api(status) if status.code == 422 || status.code == 403 => Retry::Later,
                 _ => Retry::Soon,
             },
+        }
+    }
+
+    /// Name of the child that could not be made.
+    pub fn object(&self) -> Option<&str> {
+        match self {
+            Self::Kubernetes { name, .. } | Self::Foreign { name, .. } | Self::Leaving { name, .. } => Some(name),
+            Self::Unreadable(_) | Self::InvalidSpec(_) | Self::TookTooLong(_) | Self::IncompleteSecret { .. } => None,
         }
     }
 

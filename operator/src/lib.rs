@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod broker;
 pub mod claims;
+mod companies;
 pub mod compare;
 pub mod crd;
 pub mod database;

@@ -1,8 +1,6 @@
 //! Looks at what runs inside the pods: asks the broker and the database, and lets each take its next step.
 //! Rule: bounded in time, side by side, and a failure is something seen, never the end of the pass.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -27,7 +25,7 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, now: Ti
         broker::converge(http, &broker_wanted),
         database::converge(&database_wanted, &database_credentials),
     );
-    let queues = match broker {
+    match broker {
         Ok(report) => {
             seen.may_lose_one.broker = Some(report.may_lose_a_node);
             seen.broker_nodes = report.nodes.as_ref().map(|nodes| BrokerNodes {
@@ -37,13 +35,10 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, now: Ti
             });
             let ready = i32::try_from(report.nodes_running).unwrap_or(i32::MAX);
             seen.broker = Some(System { ready, waiting_for: report.waiting_for, trouble: report.alarm });
-            report.queues
+            seen.queues = report.queues;
         }
-        Err(error) => {
-            seen.broker = Some(System { ready: 0, waiting_for: Some(error.to_string()), trouble: true });
-            BTreeMap::new()
-        }
-    };
+        Err(error) => seen.broker = Some(System { ready: 0, waiting_for: Some(error.to_string()), trouble: true }),
+    }
     let mut primary = None;
     match database {
         Ok(report) => {
@@ -71,7 +66,7 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, now: Ti
             symbols
                 .into_iter()
                 .map(|symbol| {
-                    let (queue, window) = (queues.get(&symbol), latest.get(&symbol));
+                    let (queue, window) = (seen.queues.get(&symbol), latest.get(&symbol));
                     let figures = Figures {
                         queued: queue.and_then(|queue| queue.ready),
                         unacked: queue.and_then(|queue| queue.unacknowledged),

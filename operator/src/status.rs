@@ -11,7 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use kube::runtime::events::{Event, EventType};
 
-use crate::crd::{CompanyStatus, PartStatus, Parts, StockPipeline, StockPipelineStatus};
+use crate::broker::QueueReport;
+use crate::companies;
+use crate::crd::{PartStatus, Parts, ScaleStatus, StockPipeline, StockPipelineStatus};
 use crate::error::Error;
 use crate::names::{self, Part};
 use crate::plan::MayLoseOne;
@@ -19,6 +21,9 @@ use crate::pods;
 
 /// The figures of the companies are written at most this often: they change with every window, and each write wakes every watcher.
 pub const FIGURES_EVERY: Duration = Duration::from_secs(30);
+
+/// Most characters of what a company waits for: hundreds may wait for the same, and the status holds it for each.
+pub(crate) const WORDS: usize = 300;
 
 /// What was seen of one pipeline.
 #[derive(Default)]
@@ -41,6 +46,8 @@ pub struct Seen {
     pub broker_nodes: Option<BrokerNodes>,
     /// Whether broker and database bear the loss of a pod; none while the one was not asked.
     pub may_lose_one: MayLoseOne,
+    /// The broker's queues by symbol, those that exist; empty when it did not answer.
+    pub queues: BTreeMap<String, QueueReport>,
     /// Figures by symbol; none when they were not read this time.
     pub figures: Option<BTreeMap<String, Figures>>,
     /// What went wrong in the pass.
@@ -110,6 +117,40 @@ impl Judgement {
     }
 }
 
+/// Broker or database as the parts that need it see it: whole or not, it may serve.
+pub(crate) struct Upstream {
+    /// Which of the two.
+    pub part: Part,
+    /// Those that need it can work.
+    pub serves: bool,
+    /// It serves, and takes no events: RabbitMQ's alarms of memory and disk.
+    pub blocks: bool,
+    /// What its condition says.
+    pub message: String,
+}
+
+impl Upstream {
+    fn new(old: &StockPipelineStatus, judgement: &Judgement, system: Option<&System>, serves: bool) -> Self {
+        let earlier = old.conditions.iter().find(|condition| condition.type_ == judgement.type_);
+        match (system, earlier) {
+            // Whom a failed pass did not ask, of them it has no news.
+            (None, Some(earlier)) => Self {
+                part: judgement.part,
+                serves: earlier.status == "True",
+                blocks: false,
+                message: earlier.message.clone(),
+            },
+            _ => Self {
+                part: judgement.part,
+                serves: judgement.is_ready() || serves,
+                // Of one that refused to answer no node counts.
+                blocks: system.is_some_and(|system| system.trouble && system.ready > 0),
+                message: judgement.message.clone(),
+            },
+        }
+    }
+}
+
 /// Reasons of conditions, each used in one sense.
 pub mod reason {
     /// All wanted pods serve.
@@ -120,6 +161,8 @@ pub mod reason {
     pub const STARTING: &str = "Starting";
     /// A pod cannot start or keeps failing.
     pub const POD_TROUBLE: &str = "PodTrouble";
+    /// Nothing is wrong with its pods: another part has to serve first.
+    pub const WAITING: &str = "Waiting";
     /// Pods run, and the system in them does not serve yet.
     pub const FORMING: &str = "Forming";
     /// Pods of an older template are being replaced.
@@ -139,11 +182,16 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     let publishers = if spec.publisher.enabled { company_count } else { 0 };
     let broker = set(seen, now, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref());
     let database = set(seen, now, Part::Database, "DatabaseReady", spec.database.replicas, seen.database.as_ref());
-    let publishers = deployed(seen, now, Part::Publisher, "PublishersReady", publishers);
+    // A majority of the nodes serves all queues that have one.
+    let majority = |system: &System| !system.trouble && system.ready > spec.broker.replicas / 2;
+    let needs_broker = Upstream::new(&old, &broker, seen.broker.as_ref(), seen.broker.as_ref().is_some_and(majority));
+    let needs_database = Upstream::new(&old, &database, seen.database.as_ref(), seen.primary.is_some());
+    let publishers = deployed(seen, now, Part::Publisher, "PublishersReady", publishers, &[&needs_broker]);
     let consumers = spec.companies.iter().map(|company| spec.consumers_of(company)).sum();
-    let consumers = deployed(seen, now, Part::Consumer, "ConsumersReady", consumers);
-    let liveview = deployed(seen, now, Part::Liveview, "LiveviewReady", spec.liveview.replicas);
-    let edge = deployed(seen, now, Part::Edge, "EdgeReady", spec.edge.replicas);
+    let both = [&needs_broker, &needs_database];
+    let consumers = deployed(seen, now, Part::Consumer, "ConsumersReady", consumers, &both);
+    let liveview = deployed(seen, now, Part::Liveview, "LiveviewReady", spec.liveview.replicas, &[&needs_database]);
+    let edge = deployed(seen, now, Part::Edge, "EdgeReady", spec.edge.replicas, &[]);
 
     let ratio = |judgement: &Judgement| PartStatus { ready: Some(format!("{}/{}", judgement.ready, judgement.wanted)) };
     let parts = Parts {
@@ -159,7 +207,10 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     conditions.extend(judgements.iter().map(|judgement| {
         condition(judgement.type_, judgement.is_ready(), judgement.reason, judgement.message.clone())
     }));
-    // Whom a failed pass did not ask, of them it has no news.
+    for condition in &mut conditions {
+        condition.observed_generation = pipeline.metadata.generation;
+    }
+    // Whom a failed pass did not ask, of them it has no news, nor of this generation.
     for (type_, asked) in [("BrokerReady", seen.broker.is_some()), ("DatabaseReady", seen.database.is_some())] {
         let earlier = old.conditions.iter().find(|condition| condition.type_ == type_);
         if let (false, Some(earlier)) = (asked, earlier) {
@@ -167,7 +218,6 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
         }
     }
     for condition in &mut conditions {
-        condition.observed_generation = pipeline.metadata.generation;
         // Moves only with the value: otherwise every pass would change the resource and so cause the next pass.
         condition.last_transition_time = old
             .conditions
@@ -175,12 +225,16 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
             .find(|earlier| earlier.type_ == condition.type_ && earlier.status == condition.status)
             .map_or(Time(now), |earlier| earlier.last_transition_time.clone());
     }
-    let (companies, figures_at) = figures(pipeline, &old, seen, now);
+    let (companies, figures_at) = companies::of(pipeline, &old, seen, now, [&needs_broker, &needs_database]);
+    let flowing = companies.iter().filter(|company| company.waiting_for.is_none()).count();
     StockPipelineStatus {
         observed_generation: pipeline.metadata.generation,
         conditions,
         company_count: Some(company_count),
+        flowing_count: i32::try_from(flowing).ok(),
         parts,
+        scale: Some(scale(pipeline, seen)),
+        last_window_at: companies.iter().filter_map(|company| company.last_window_at.clone()).max(),
         companies,
         figures_at,
         // One look that found no primary is no news of another one.
@@ -250,7 +304,7 @@ fn set(
     let ready = ready.min(wanted);
     let pods_ready = current && ready == wanted;
     let old = counts.map_or(0, |status| status.replicas - status.updated_replicas.unwrap_or(0));
-    if current && old > 0 && pods::worst(pods_of(seen, part), now).is_none() {
+    if current && old > 0 && pods::worst(pods_of(seen, part), now, pods::trouble).is_none() {
         let waits = system.and_then(|system| system.waiting_for.as_deref());
         let waits = waits.map_or_else(String::new, |reason| format!("; the next one waits: {reason}"));
         let message = format!("{old} pods are still to be replaced, one at a time{waits}");
@@ -260,17 +314,19 @@ fn set(
         Some(System { ready, waiting_for: Some(waiting), trouble }) if pods_ready => {
             let ready = (*ready).min(wanted);
             // More pods than wanted may run, and what it waits for may be one of those that `ready` does not count.
-            let (reason, message, trouble) = match pods::worst(pods_of(seen, part), now) {
+            let (reason, message, trouble) = match pods::worst(pods_of(seen, part), now, pods::trouble) {
                 Some(pod) => (reason::POD_TROUBLE, format!("{waiting}; {pod}"), true),
                 None => (reason::FORMING, waiting.clone(), *trouble),
             };
             Judgement { type_, part, ready, wanted, reason, message, trouble }
+            };
+            Judgement { type_, part, ready, wanted, reason, message, trouble }
         }
         None if pods_ready => {
-            let message = "not asked yet whether it serves".into();
+            let message = "its pods are ready; whether it serves is asked next".into();
             Judgement { type_, part, ready, wanted, reason: reason::FORMING, message, trouble: false }
         }
-        _ => judge(seen, now, part, type_, ready, wanted, current),
+        _ => judge(seen, now, part, type_, (ready, wanted, current), &[]),
     }
 }
 
@@ -281,14 +337,17 @@ fn new_and_ready(all: i32, updated: Option<i32>, ready: Option<i32>) -> i32 {
     (ready.unwrap_or(0) - old).max(0)
 }
 
-/// Judges the Deployments of a part.
-fn deployed(seen: &Seen, now: Timestamp, part: Part, type_: &'static str, wanted: i32) -> Judgement {
-    let live = seen.deployments.iter().filter(|deployment| {
-        deployment.metadata.deletion_timestamp.is_none()
-            && deployment.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name())
-    });
+/// Judges the Deployments of a part that needs others.
+fn deployed(
+    seen: &Seen,
+    now: Timestamp,
+    part: Part,
+    type_: &'static str,
+    wanted: i32,
+    needs: &[&Upstream],
+) -> Judgement {
     let (mut ready, mut current) = (0, true);
-    for deployment in live {
+    for deployment in deployments_of(seen, part) {
         let status = deployment.status.as_ref();
         let new = status.map_or(0, |status| {
             new_and_ready(status.replicas.unwrap_or(0), status.updated_replicas, status.ready_replicas)
@@ -297,7 +356,23 @@ fn deployed(seen: &Seen, now: Timestamp, part: Part, type_: &'static str, wanted
         ready += new.min(deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1));
         current &= status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
     }
-    judge(seen, now, part, type_, ready.min(wanted), wanted, current)
+    judge(seen, now, part, type_, (ready.min(wanted), wanted, current), needs)
+}
+
+fn deployments_of(seen: &Seen, part: Part) -> impl Iterator<Item = &Deployment> {
+    seen.deployments.iter().filter(move |deployment| {
+        deployment.metadata.deletion_timestamp.is_none()
+            && deployment.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name())
+    })
+}
+
+/// Why a Deployment cannot even make its pods (Kubernetes, `ReplicaFailure`).
+pub(crate) fn refused(deployment: &Deployment) -> Option<String> {
+    let mut conditions = deployment.status.as_ref()?.conditions.iter().flatten();
+    let condition = conditions.find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+    let why = shortened(condition.message.as_deref().unwrap_or_default(), WORDS);
+    let name = deployment.name_any();
+    Some(format!("deployment {name} may not make its pods: {why}: raise the quota or allow them in the policy named"))
 }
 
 /// The pods of a part, and those that take a node out of it.
@@ -313,21 +388,43 @@ fn judge(
     now: Timestamp,
     part: Part,
     type_: &'static str,
-    ready: i32,
-    wanted: i32,
-    current: bool,
+    (ready, wanted, current): (i32, i32, bool),
+    needs: &[&Upstream],
 ) -> Judgement {
     let judgement = |reason, message, trouble| Judgement { type_, part, ready, wanted, reason, message, trouble };
     if wanted == 0 {
         return judgement(reason::DISABLED, "none is wanted".into(), false);
     }
-    if current && ready == wanted {
+    let all = current && ready == wanted;
+    // A publisher finds out only after half a minute without an answer, comes back, and finds out again.
+    let blocked = part == Part::Publisher && needs.iter().any(|upstream| upstream.blocks);
+    if all && !blocked {
         return judgement(reason::READY, format!("{ready} of {wanted} ready"), false);
     }
-    match pods::worst(pods_of(seen, part), now) {
-        Some(trouble) => judgement(reason::POD_TROUBLE, format!("{ready} of {wanted} ready; {trouble}"), true),
-        None => judgement(reason::STARTING, format!("{ready} of {wanted} ready, the others are starting"), false),
+    let trouble = |text| judgement(reason::POD_TROUBLE, format!("{ready} of {wanted} ready; {text}"), true);
+    let obstacle = pods::worst(pods_of(seen, part), now, pods::obstacle);
+    if let Some(obstacle) = obstacle.or_else(|| deployments_of(seen, part).find_map(refused)) {
+        return trouble(obstacle);
     }
+    if let Some(upstream) = needs.iter().find(|upstream| !upstream.serves) {
+        let message = format!("{ready} of {wanted} ready; waiting for the {}", upstream.part.name());
+        return judgement(reason::WAITING, message, false);
+    }
+    match pods::worst(pods_of(seen, part), now, pods::trouble) {
+        Some(unready) => trouble(unready),
+        None => {
+            let starting = pods::starting(pods_of(seen, part));
+            judgement(reason::STARTING, format!("{ready} of {wanted} ready; {starting}"), false)
+        }
+    }
+}
+
+/// What the scale subresource shows: the live page's pods.
+fn scale(pipeline: &StockPipeline, seen: &Seen) -> ScaleStatus {
+    let selector = names::selector(&pipeline.name_any(), Part::Liveview);
+    let selector: Vec<String> = selector.iter().map(|(label, value)| format!("{label}={value}")).collect();
+    let pods = |deployment: &Deployment| deployment.status.as_ref()?.replicas;
+    ScaleStatus { replicas: deployments_of(seen, Part::Liveview).filter_map(pods).sum(), selector: selector.join(",") }
 }
 
 /// The status of a resource that cannot be read.
@@ -343,45 +440,6 @@ pub fn unreadable(generation: Option<i64>, error: &Error, now: Timestamp) -> Sto
 /// True when the condition `Ready` holds.
 pub fn is_ready(status: &StockPipelineStatus) -> bool {
     status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
-/// The companies with their figures, and when those were read.
-fn figures(
-    pipeline: &StockPipeline,
-    old: &StockPipelineStatus,
-    seen: &Seen,
-    now: Timestamp,
-) -> (Vec<CompanyStatus>, Option<Time>) {
-    let companies = pipeline.spec.companies.iter().map(|company| {
-        let symbol = &company.symbol;
-        let known = match &seen.figures {
-            Some(figures) => figures.get(symbol).cloned().unwrap_or_default(),
-            None => old.companies.iter().find(|status| status.symbol == *symbol).map(known).unwrap_or_default(),
-        };
-        let Figures { queued, unacked, windows, last_price, last_window_at } = known;
-        let slug = names::slug(symbol);
-        CompanyStatus {
-            symbol: symbol.clone(),
-            slug,
-            queued,
-            unacked,
-            windows,
-            last_price,
-            last_window_at: last_window_at.map(Time),
-        }
-    });
-    let figures_at = if seen.figures.is_some() { Some(Time(now)) } else { old.figures_at.clone() };
-    (companies.collect(), figures_at)
-}
-
-fn known(status: &CompanyStatus) -> Figures {
-    Figures {
-        queued: status.queued,
-        unacked: status.unacked,
-        windows: status.windows,
-        last_price: status.last_price,
-        last_window_at: status.last_window_at.as_ref().map(|time| time.0),
-    }
 }
 
 /// True when the figures should be read again.
@@ -416,7 +474,9 @@ pub fn events(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> V
         .map(|condition| {
             let good = (condition.status == "True") == (condition.type_ != "Degraded");
             let waiting = condition.reason == reason::STARTING
+                || condition.reason == reason::WAITING
                 || condition.reason == reason::FORMING
+                || condition.reason == reason::ROLLING
                 || condition.reason == reason::PARTS_NOT_READY;
             Event {
                 type_: if good || waiting { EventType::Normal } else { EventType::Warning },
@@ -425,7 +485,7 @@ pub fn events(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> V
                 } else {
                     condition.reason.clone()
                 },
-                note: Some(format!("{}: {}", condition.type_, shortened(&condition.message))),
+                note: Some(format!("{}: {}", condition.type_, shortened(&condition.message, NOTE))),
                 // Events of one type, reason and action are folded into one: without the part, the second one's text would be lost.
                 action: condition.type_.clone(),
                 secondary: None,
@@ -434,7 +494,12 @@ pub fn events(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> V
         .collect()
 }
 
-/// The API server takes notes of at most 1024 bytes.
-fn shortened(message: &str) -> String {
-    message.chars().take(240).collect()
+/// Most characters of an event's note: the API server takes 1024 bytes.
+const NOTE: usize = 240;
+
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }

@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::EventType;
+use operator::broker::QueueReport;
 use operator::crd::{StockPipeline, StockPipelineStatus};
 use operator::error::Error;
 use operator::status::{self, Figures, Seen, System};
@@ -165,7 +166,8 @@ fn pods_of_the_old_template_do_not_make_a_rolling_part_ready() {
     let status = json!({"replicas": 3, "updatedReplicas": 0, "readyReplicas": 3, "observedGeneration": 1});
     seen.stateful_sets[1].status = serde_json::from_value(status).unwrap();
     let status = status::of(&pipeline(), &seen, now());
-    assert_eq!(condition(&status, "EdgeReady"), ("False", "Starting", "1 of 2 ready, the others are starting"));
+    let message = "1 of 2 ready; no further pod yet: should that last, see `kubectl get events`";
+    assert_eq!(condition(&status, "EdgeReady"), ("False", "Starting", message));
     assert_eq!(condition(&status, "DatabaseReady").0, "False");
     assert_eq!(condition(&status, "Ready").0, "False");
 }
@@ -289,4 +291,267 @@ fn liveview_scaled_to_nothing_does_not_keep_the_pipeline_from_being_ready() {
     let status = status::of(&pipeline, &seen, now());
     assert_eq!(condition(&status, "LiveviewReady"), ("True", "Disabled", "none is wanted"));
     assert_eq!(condition(&status, "Ready").0, "True");
+}
+
+/// A pipeline of these companies.
+fn of_companies(symbols: &[&str]) -> StockPipeline {
+    let mut pipeline = pipeline();
+    let companies: Vec<_> = symbols.iter().map(|symbol| json!({"symbol": symbol})).collect();
+    pipeline.spec = serde_json::from_value(json!({"companies": companies})).unwrap();
+    pipeline
+}
+
+/// The Deployment of a plain symbol's publisher or consumer.
+fn of_company(component: &str, symbol: &str, ready: i32) -> Deployment {
+    let mut deployment = deployment(component, 1, ready);
+    let slug = symbol.to_lowercase();
+    deployment.metadata.name = Some(format!("demo-{component}-{slug}"));
+    deployment.metadata.labels.as_mut().unwrap().insert("stockpipeline.io/company".into(), slug);
+    deployment
+}
+
+/// A world in which every part serves these companies.
+fn all_well_for(symbols: &[&str]) -> Seen {
+    let of_companies =
+        symbols.iter().flat_map(|symbol| ["publisher", "consumer"].map(|part| of_company(part, symbol, 1)));
+    let deployments = of_companies.chain([deployment("liveview", 2, 2), deployment("edge", 2, 2)]).collect();
+    Seen { deployments, primary: Some("demo-database-0:27017".into()), ..all_well() }
+}
+
+/// Publishers and consumers have lost what they were connected to.
+fn disconnect(seen: &mut Seen) {
+    for deployment in &mut seen.deployments {
+        if deployment.metadata.labels.as_ref().unwrap().contains_key("stockpipeline.io/company") {
+            deployment.status.as_mut().unwrap().ready_replicas = Some(0);
+        }
+    }
+}
+
+fn pod(name: &str, labels: serde_json::Value, status: serde_json::Value) -> Pod {
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}, "status": status})).unwrap()
+}
+
+/// A broker of one whose only pod no node can take.
+fn without_room(seen: &mut Seen) {
+    seen.stateful_sets[0] = set("broker", 1, 0);
+    let condition = json!({"type": "PodScheduled", "status": "False", "lastTransitionTime": "2026-11-23T11:59:00Z",
+        "message": "0/3 nodes are available: 3 Insufficient memory. preemption: 0/3 nodes are available: 3 No preemption victims found."});
+    let labels = json!({"app.kubernetes.io/component": "broker"});
+    seen.pods.push(pod("demo-broker-0", labels, json!({"conditions": [condition]})));
+    let waiting_for = "broker http://demo-broker.markets.svc:15672 does not answer: look at its pods".to_owned();
+    seen.broker = Some(System { ready: 0, waiting_for: Some(waiting_for), trouble: false });
+    disconnect(seen);
+}
+
+fn waiting_for<'a>(status: &'a StockPipelineStatus, symbol: &str) -> Option<&'a str> {
+    status.companies.iter().find(|company| company.symbol == symbol).unwrap().waiting_for.as_deref()
+}
+
+#[test]
+fn a_company_that_flows_waits_for_nothing() {
+    let symbols = ["AAPL", "MSFT"];
+    let status = status::of(&of_companies(&symbols), &all_well_for(&symbols), now());
+    assert_eq!((waiting_for(&status, "AAPL"), status.flowing_count), (None, Some(2)));
+    assert_eq!(condition(&status, "Ready").0, "True");
+}
+
+#[test]
+fn two_hundred_companies_that_wait_for_the_same_broker_say_so_and_the_conditions_stay_short() {
+    let symbols: Vec<String> = (0..200).map(|number| format!("S{number}")).collect();
+    let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
+    let mut seen = all_well_for(&symbols);
+    without_room(&mut seen);
+    let status = status::of(&of_companies(&symbols), &seen, now());
+    assert_eq!(
+        waiting_for(&status, "S117"),
+        Some(
+            "broker: 0 of 1 ready; pod demo-broker-0 cannot be scheduled: 0/3 nodes are available: 3 Insufficient memory: \
+             free or add a node, or lower the requests in broker.template.resources"
+        )
+    );
+    assert_eq!(status.flowing_count, Some(0));
+    let wait = "0 of 200 ready; waiting for the broker";
+    assert_eq!(condition(&status, "PublishersReady"), ("False", "Waiting", wait));
+    assert_eq!(condition(&status, "ConsumersReady"), ("False", "Waiting", wait));
+    let ready = condition(&status, "Ready").2;
+    assert!(ready.len() < 400 && ready.starts_with("broker: 0 of 1 ready; pod demo-broker-0 cannot"), "{ready}");
+    let size = serde_json::to_string(&status).unwrap().len();
+    assert!(size < 100_000, "{size} bytes");
+}
+
+#[test]
+fn a_company_names_its_own_pod_before_what_it_shares_with_the_others() {
+    let symbols = ["AAPL", "MSFT"];
+    let mut seen = all_well_for(&symbols);
+    without_room(&mut seen);
+    let labels = json!({"app.kubernetes.io/component": "consumer", "stockpipeline.io/company": "aapl"});
+    let container = json!({"name": "consumer", "image": "registry.example/workloads:2", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}});
+    seen.pods.push(pod("demo-consumer-aapl-7", labels, json!({"containerStatuses": [container]})));
+    let status = status::of(&of_companies(&symbols), &seen, now());
+    let aapl = waiting_for(&status, "AAPL").unwrap();
+    assert!(aapl.starts_with("consumer: pod demo-consumer-aapl-7 cannot pull registry.example/workloads:2"), "{aapl}");
+    assert!(waiting_for(&status, "MSFT").unwrap().starts_with("broker: "));
+    assert_eq!(condition(&status, "ConsumersReady").1, "PodTrouble");
+}
+
+#[test]
+fn a_company_whose_child_belongs_to_someone_else_says_so() {
+    let symbols = ["AAPL", "MSFT"];
+    let mut seen = all_well_for(&symbols);
+    seen.deployments.remove(1);
+    seen.errors.push(Error::Foreign { kind: "Deployment".into(), name: "demo-consumer-aapl".into() });
+    let status = status::of(&of_companies(&symbols), &seen, now());
+    let aapl = waiting_for(&status, "AAPL").unwrap();
+    assert!(aapl.starts_with("consumer: Deployment demo-consumer-aapl exists and does not belong"), "{aapl}");
+    assert_eq!(waiting_for(&status, "MSFT"), None);
+}
+
+#[test]
+fn a_company_is_not_told_to_wait_for_a_broker_that_serves_without_one_of_its_nodes() {
+    let mut pipeline = of_companies(&["AAPL", "MSFT"]);
+    pipeline.spec.broker.replicas = 3;
+    let mut seen = all_well_for(&["AAPL", "MSFT"]);
+    seen.stateful_sets[0] = set("broker", 3, 2);
+    let waiting = "2 of 3 broker nodes run: look at the pod of rabbit@demo-broker-2".to_owned();
+    seen.broker = Some(System { ready: 2, waiting_for: Some(waiting), trouble: false });
+    seen.deployments[1] = of_company("consumer", "AAPL", 0);
+    let labels = json!({"app.kubernetes.io/component": "consumer", "stockpipeline.io/company": "aapl"});
+    seen.pods = vec![pod("demo-consumer-aapl-7", labels, json!({"phase": "Pending"}))];
+    let status = status::of(&pipeline, &seen, now());
+    let words = "pod demo-consumer-aapl-7 waits for a node";
+    assert_eq!(waiting_for(&status, "AAPL"), Some(format!("consumer: {words}").as_str()));
+    assert_eq!(waiting_for(&status, "MSFT"), None);
+    assert_eq!(condition(&status, "ConsumersReady"), ("False", "Starting", format!("1 of 2 ready; {words}").as_str()));
+    assert_eq!(condition(&status, "BrokerReady").0, "False");
+}
+
+#[test]
+fn a_queue_without_a_majority_stops_its_company_alone() {
+    let symbols = ["AAPL", "MSFT"];
+    let mut seen = all_well_for(&symbols);
+    let replicas = |online| QueueReport { members: Some(3), online: Some(online), ..QueueReport::default() };
+    seen.queues = [("AAPL".to_owned(), replicas(1)), ("MSFT".to_owned(), replicas(2))].into();
+    let status = status::of(&of_companies(&symbols), &seen, now());
+    let words = "queue: 1 of 3 replicas online, no majority: look at the pods of the broker";
+    assert_eq!((waiting_for(&status, "AAPL"), waiting_for(&status, "MSFT")), (Some(words), None));
+}
+
+/// Publishers are not ready for a moment every half minute while the broker takes nothing.
+#[test]
+fn a_broker_short_of_memory_stops_all_companies_and_its_publishers_do_not_flap() {
+    let symbols = ["AAPL", "MSFT"];
+    let mut pipeline = of_companies(&symbols);
+    let mut seen = all_well_for(&symbols);
+    let alarm = "broker node rabbit@demo-broker-0 is short of memory and blocks the publishers: raise its memory limit"
+        .to_owned();
+    seen.broker = Some(System { ready: 1, waiting_for: Some(alarm.clone()), trouble: true });
+    let status = status::of(&pipeline, &seen, now());
+    assert_eq!(waiting_for(&status, "AAPL"), Some(format!("broker: {alarm}").as_str()));
+    assert_eq!(condition(&status, "PublishersReady"), ("False", "Waiting", "2 of 2 ready; waiting for the broker"));
+    assert_eq!(condition(&status, "ConsumersReady").0, "True", "they drain the queues");
+    pipeline.status = Some(status);
+    seen.deployments[0] = of_company("publisher", "AAPL", 0);
+    let status = status::of(&pipeline, &seen, later(30));
+    let events = status::events(pipeline.status.as_ref(), &status);
+    assert!(events.is_empty(), "{:?}", events.iter().map(|event| &event.note).collect::<Vec<_>>());
+}
+
+#[test]
+fn without_a_primary_consumers_and_liveview_wait_for_the_database_and_publishers_do_not() {
+    let symbols = ["AAPL"];
+    let mut seen = all_well_for(&symbols);
+    seen.primary = None;
+    let waiting = "replica set demo has no primary: an election is under way".to_owned();
+    seen.database = Some(System { ready: 1, waiting_for: Some(waiting), trouble: false });
+    let mut status = status::of(&of_companies(&symbols), &seen, now());
+    assert_eq!(waiting_for(&status, "AAPL"), None, "an election is over before a consumer gives up");
+    seen.deployments[1] = of_company("consumer", "AAPL", 0);
+    seen.deployments[2] = deployment("liveview", 2, 0);
+    status = status::of(&of_companies(&symbols), &seen, now());
+    let words = "database: replica set demo has no primary: an election is under way";
+    assert_eq!(waiting_for(&status, "AAPL"), Some(words));
+    assert_eq!(condition(&status, "ConsumersReady").2, "0 of 1 ready; waiting for the database");
+    assert_eq!(condition(&status, "LiveviewReady").2, "0 of 2 ready; waiting for the database");
+    assert_eq!(condition(&status, "PublishersReady").0, "True");
+    assert_eq!(condition(&status, "Degraded").0, "False");
+}
+
+#[test]
+fn pods_that_a_quota_refuses_are_no_start() {
+    let mut seen = all_well_for(&["AAPL"]);
+    seen.deployments[1] = of_company("consumer", "AAPL", 0);
+    let refusal = json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+        "message": "pods \"demo-consumer-aapl-5d8-\" is forbidden: exceeded quota: compute, requested: limits.memory=96Mi"}]);
+    seen.deployments[1].status.as_mut().unwrap().conditions = serde_json::from_value(refusal).unwrap();
+    let status = status::of(&of_companies(&["AAPL"]), &seen, now());
+    let (_, reason, message) = condition(&status, "ConsumersReady");
+    assert!(reason == "PodTrouble" && message.contains("exceeded quota: compute"), "{message}");
+    let aapl = waiting_for(&status, "AAPL").unwrap();
+    assert!(aapl.contains("exceeded quota: compute") && aapl.contains("raise the quota"), "{aapl}");
+}
+
+#[test]
+fn a_message_that_flaps_within_one_reason_is_no_further_event() {
+    let mut pipeline = of_companies(&["AAPL"]);
+    let mut seen = all_well_for(&["AAPL"]);
+    pipeline.status = Some(status::of(&pipeline, &seen, now()));
+    disconnect(&mut seen);
+    let labels = json!({"app.kubernetes.io/component": "consumer", "stockpipeline.io/company": "aapl"});
+    let crashing = |state: serde_json::Value, restarts: i32| {
+        let container = json!({"name": "consumer", "image": "i", "imageID": "", "ready": false, "restartCount": restarts, "state": state,
+            "lastState": {"terminated": {"exitCode": restarts, "reason": "Error"}}});
+        pod("demo-consumer-aapl-7", labels.clone(), json!({"containerStatuses": [container]}))
+    };
+    let mut events = 0;
+    for round in 0_i32..20 {
+        let state = if round % 2 == 0 {
+            json!({"waiting": {"reason": "CrashLoopBackOff"}})
+        } else {
+            json!({"running": {"startedAt": later(i64::from(round) * 60 - 5).to_string()}})
+        };
+        seen.pods = vec![crashing(state, 2 + round)];
+        let status = status::of(&pipeline, &seen, later(i64::from(round) * 60));
+        let turned = status::events(pipeline.status.as_ref(), &status);
+        events += turned.iter().filter(|event| event.action == "ConsumersReady").count();
+        assert!(round == 0 || turned.is_empty(), "{:?}", turned.iter().map(|event| &event.note).collect::<Vec<_>>());
+        assert!(status::changed(pipeline.status.as_ref(), &status), "the exit code is news for the condition");
+        pipeline.status = Some(status);
+    }
+    assert_eq!(events, 1);
+}
+
+#[test]
+fn what_was_not_asked_is_of_the_generation_that_was() {
+    let mut pipeline = of_companies(&["AAPL"]);
+    pipeline.status = Some(status::of(&pipeline, &all_well_for(&["AAPL"]), now()));
+    pipeline.metadata.generation = Some(5);
+    let mut seen = Seen { broker: None, database: None, ..all_well_for(&["AAPL"]) };
+    seen.errors.push(Error::InvalidSpec("spec.companies is empty: name at least one company".into()));
+    seen.deployments[1] = of_company("consumer", "AAPL", 0);
+    let status = status::of(&pipeline, &seen, later(5));
+    let generation =
+        |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().observed_generation;
+    assert_eq!((generation("BrokerReady"), generation("Ready")), (Some(4), Some(5)));
+    let aapl = waiting_for(&status, "AAPL").unwrap();
+    assert!(aapl.starts_with("consumer: "), "the broker served when it was asked: {aapl}");
+}
+
+#[test]
+fn the_scale_shows_the_live_pages_pods_and_what_selects_them() {
+    let scale = status::of(&pipeline(), &all_well(), now()).scale.unwrap();
+    assert_eq!(scale.replicas, 2);
+    assert_eq!(
+        scale.selector,
+        "app.kubernetes.io/component=liveview,app.kubernetes.io/instance=demo,app.kubernetes.io/name=stockpipeline"
+    );
+}
+
+#[test]
+fn the_newest_window_of_any_company_has_its_age_in_the_list() {
+    let mut seen = all_well_for(&["AAPL", "MSFT"]);
+    let at = |seconds| Figures { last_window_at: Some(later(seconds)), ..Figures::default() };
+    seen.figures = Some([("AAPL".to_owned(), at(-7)), ("MSFT".to_owned(), at(-90))].into());
+    let status = status::of(&of_companies(&["AAPL", "MSFT"]), &seen, now());
+    assert_eq!(status.last_window_at.unwrap().0, later(-7));
 }

@@ -4,7 +4,7 @@
 mod status;
 mod template;
 
-pub use status::{CompanyStatus, PartStatus, Parts, StockPipelineStatus};
+pub use status::{CompanyStatus, PartStatus, Parts, ScaleStatus, StockPipelineStatus};
 pub use template::Template;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -22,18 +22,26 @@ use serde::{Deserialize, Serialize};
     shortname = "spl",
     namespaced,
     status = "StockPipelineStatus",
+    // The one part whose load is its visitors'. The path is always there: the schema's defaults fill it.
+    scale(
+        spec_replicas_path = ".spec.liveview.replicas",
+        status_replicas_path = ".status.scale.replicas",
+        label_selector_path = ".status.scale.selector"
+    ),
     derive = "PartialEq",
     doc = "One resource describes a whole pipeline: publishers, RabbitMQ, consumers, MongoDB, the live page and its NGINX edge.",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')")
         .message("metadata.name must be 1 to 40 lower-case letters, digits or -, start with a letter and end with a letter or digit: every child is named after it"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Companies", type_ = "integer", json_path = ".status.companyCount"),
+    printcolumn(name = "Flowing", type_ = "integer", json_path = ".status.flowingCount"),
     printcolumn(name = "Broker", type_ = "string", json_path = ".status.parts.broker.ready", priority = "1"),
     printcolumn(name = "Database", type_ = "string", json_path = ".status.parts.database.ready", priority = "1"),
     printcolumn(name = "Publishers", type_ = "string", json_path = ".status.parts.publishers.ready", priority = "1"),
     printcolumn(name = "Consumers", type_ = "string", json_path = ".status.parts.consumers.ready", priority = "1"),
     printcolumn(name = "Liveview", type_ = "string", json_path = ".status.parts.liveview.ready", priority = "1"),
     printcolumn(name = "Edge", type_ = "string", json_path = ".status.parts.edge.ready", priority = "1"),
+    printcolumn(name = "Last Window", type_ = "date", json_path = ".status.lastWindowAt", priority = "1"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

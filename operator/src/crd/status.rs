@@ -19,13 +19,22 @@ pub struct StockPipelineStatus {
     /// Number of companies in the spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub company_count: Option<i32>,
+    /// How many companies flow, as far as is known: those that wait for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flowing_count: Option<i32>,
     /// Ready and wanted pods of each part.
     #[serde(default)]
     pub parts: Parts,
+    /// The live page's pods, as `kubectl scale` and a HorizontalPodAutoscaler see them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleStatus>,
     /// What is known of each company. Its figures are refreshed at most every 30 s.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["symbol"]))]
     pub companies: Vec<CompanyStatus>,
+    /// When the newest window of any company was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_window_at: Option<Time>,
     /// When the figures of `companies` were read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub figures_at: Option<Time>,
@@ -67,6 +76,18 @@ pub struct PartStatus {
     pub ready: Option<String>,
 }
 
+/// What the scale subresource shows.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ScaleStatus {
+    /// Pods of the live page that exist.
+    #[serde(default)]
+    pub replicas: i32,
+    /// What selects them, as text.
+    #[serde(default)]
+    pub selector: String,
+}
+
 /// What is known of one company.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -75,6 +96,9 @@ pub struct CompanyStatus {
     pub symbol: String,
     /// Name its publisher and consumer carry: `<pipeline>-consumer-<slug>`.
     pub slug: String,
+    /// Why its events do not flow, and what to do; absent while they flow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
     /// Events in the queue that no consumer holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued: Option<i64>,
