@@ -319,8 +319,6 @@ fn set(
                 None => (reason::FORMING, waiting.clone(), *trouble),
             };
             Judgement { type_, part, ready, wanted, reason, message, trouble }
-            };
-            Judgement { type_, part, ready, wanted, reason, message, trouble }
         }
         None if pods_ready => {
             let message = "its pods are ready; whether it serves is asked next".into();

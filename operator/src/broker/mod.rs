@@ -78,7 +78,7 @@ pub enum BrokerError {
         status: u16,
     },
     /// It did not do what was asked.
-    #[error("broker {url} did not {act} ({status}): {reason}")]
+    #[error("broker {url} did not {act} ({status}): {reason}: look at the log of its pods; it is tried again")]
     Refused {
         /// Of the management interface.
         url: String,

@@ -173,13 +173,13 @@ fn trouble(wanted: &Wanted, host: &String, seen: &Seen) -> Option<String> {
     let stays = wanted.members.contains(host);
     let bar = seen.config().and_then(|config| config.members.iter().find(|member| member.host == *host)?.bar);
     let text = match seen.members.get(host) {
-        None => "was not looked at yet".to_owned(),
+        None => "is looked at next".to_owned(),
         Some(Member::Unreachable { error }) => format!("does not answer ({error}): look at its pod"),
         Some(Member::Refused { error }) => format!(
             "refuses the key file ({error}): its Secret was changed; \
              put the old key back or restart the pod to load the new one"
         ),
-        Some(Member::Starting) => "is loading its replica set configuration".to_owned(),
+        Some(Member::Starting) => "is starting: it loads its replica set configuration".to_owned(),
         Some(Member::Uninitialised) => "is empty and waits for the set to contact it".to_owned(),
         Some(Member::Initialised(view)) => match (view.state, bar.filter(|_| stays)) {
             (State::Primary | State::Secondary, None) => return None,
@@ -188,7 +188,10 @@ fn trouble(wanted: &Wanted, host: &String, seen: &Seen) -> Option<String> {
                                     check that its name resolves to its pod, then restart the pod"
                 .to_owned(),
             (_, _) if view.too_stale => format!("holds data too old to catch up from: {}", fresh_volume(host)),
-            (other, _) => format!("is {}", other.name()),
+            (State::Startup2, _) => "copies the data (STARTUP2), which takes as long as there is much of it".to_owned(),
+            (State::Recovering, _) => "is catching up (RECOVERING)".to_owned(),
+            (State::Rollback, _) => "takes back writes that no majority had (ROLLBACK)".to_owned(),
+            (other, _) => format!("is {}: look at its pod", other.name()),
         },
     };
     let leaves = if stays { "" } else { ", which is to leave," };
@@ -242,7 +245,9 @@ fn initiate(wanted: &Wanted, seen: &Seen, first: &str) -> Step {
 
 fn user_step(seen: &Seen, primary: &str) -> Option<Step> {
     let Some(users) = &seen.users else {
-        return Some(Step::Wait { reason: format!("the primary {primary} did not list its users") });
+        return Some(Step::Wait {
+            reason: format!("the primary {primary} did not list its users, and is asked again"),
+        });
     };
     User::ALL.into_iter().find_map(|user| {
         let on = primary.to_owned();

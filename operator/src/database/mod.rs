@@ -60,7 +60,7 @@ pub struct MemberReport {
 
 /// An act that a member refused or did not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("database member {member} did not {act}: {message}")]
+#[error("database member {member} did not {act}: {message}: look at its log")]
 pub struct DatabaseError {
     /// What was attempted.
     pub act: String,
@@ -109,7 +109,12 @@ pub async fn converge(wanted: &Wanted, credentials: &Credentials) -> Result<Repo
         match client::carry_out(&step, wanted, credentials).await {
             Ok(()) => acts += 1,
             Err(error) if error.passes() => {
-                let step = Step::Wait { reason: error.to_string() };
+                let step = Step::Wait {
+                    reason: format!(
+                        "database member {} did not {}: {}: it is tried again",
+                        error.member, error.act, error.message
+                    ),
+                };
                 return Ok(report(wanted, &seen, &step));
             }
             Err(error) => return Err(error),
