@@ -4,47 +4,53 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tokio::sync::watch::{Receiver, channel};
 use tokio::task::JoinHandle;
 
 use crate::Space;
 use crate::forward::Forward;
 
 const LOOK: Duration = Duration::from_millis(100);
-/// Port of the programs' figures.
-const METRICS_PORT: u16 = 9090;
-
 /// A watched counter.
 pub struct Stall {
     watch: JoinHandle<Result<()>>,
-    longest: tokio::sync::watch::Receiver<Duration>,
+    seen: Receiver<Seen>,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    longest: Duration,
+    counter: f64,
 }
 
 impl Stall {
-    /// Begins to watch a counter of a pod: the sum over its labels.
+    /// Begins to watch a counter of a pod, the sum over its labels, at the port where it shows its figures.
     ///
     /// # Errors
     /// The pod does not show it.
-    pub async fn watch(space: &Space, pod: &str, counter: &'static str) -> Result<Self> {
-        let forward = Forward::open(&space.namespace, &format!("pod/{pod}"), METRICS_PORT).await?;
-        let mut last = read(&forward, counter).await?;
-        let (sender, longest) = tokio::sync::watch::channel(Duration::ZERO);
+    pub async fn watch(space: &Space, pod: &str, port: u16, counter: &'static str) -> Result<Self> {
+        let forward = Forward::open(&space.namespace, &format!("pod/{pod}"), port).await?;
+        let first = Seen { longest: Duration::ZERO, counter: read(&forward, counter).await? };
+        let (sender, seen) = channel(first);
         let watch = tokio::spawn(async move {
             let mut moved = Instant::now();
             loop {
                 tokio::time::sleep(LOOK).await;
                 let now = read(&forward, counter).await?;
-                let stood = moved.elapsed();
-                sender.send_if_modified(|longest| {
-                    let longer = stood > *longest;
-                    *longest = stood.max(*longest);
-                    longer
+                sender.send_modify(|seen| {
+                    seen.longest = seen.longest.max(moved.elapsed());
+                    if now > seen.counter {
+                        (seen.counter, moved) = (now, Instant::now());
+                    }
                 });
-                if now > last {
-                    (last, moved) = (now, Instant::now());
-                }
             }
         });
-        Ok(Self { watch, longest })
+        Ok(Self { watch, seen })
+    }
+
+    /// What the counter showed last.
+    pub fn counter(&self) -> f64 {
+        self.seen.borrow().counter
     }
 
     /// The longest time without progress since the begin, the one that goes on now included.
@@ -57,7 +63,7 @@ impl Stall {
         } else {
             self.watch.abort();
         }
-        Ok(*self.longest.borrow())
+        Ok(self.seen.borrow().longest)
     }
 }
 

@@ -9,6 +9,7 @@ mod exactly_once;
 mod install;
 mod members;
 mod node_drain;
+mod node_loss;
 mod operator_killed;
 mod replicas;
 mod roll;

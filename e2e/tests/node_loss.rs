@@ -1,0 +1,89 @@
+//! A node of the cluster is cut off while events flow.
+//! Rule: everything on it goes on running and reaches nobody, which is harder than a crash; and nothing is lost.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::drain::drain;
+use e2e::page::prices_of;
+use e2e::stall::Stall;
+use e2e::verify::exactly_once;
+use e2e::{Space, fixtures, wait_until, with_namespace};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use operator::crd::StockPipeline;
+use serde_json::json;
+use tokio::process::Command;
+
+const PIPELINE: &str = "loss";
+const COMPANIES: [&str; 1] = ["MSFT"];
+/// Port of a liveview's figures.
+const LIVEVIEW_PORT: u16 = 3000;
+/// What the loss may cost; a machine that also builds is slower, so the test fails at twice that and prints what it measured.
+const FLOWS_AGAIN: Duration = Duration::from_secs(15);
+/// Windows after the cut that show that events flow again.
+const WINDOWS: f64 = 50.0;
+
+#[tokio::test]
+async fn events_flow_again_soon_after_the_primarys_node_is_cut_off_and_no_event_is_lost() -> Result<()> {
+    with_namespace("node-loss", async |space| {
+        let mut pipeline = fixtures::light(PIPELINE, &COMPANIES);
+        pipeline["spec"]["consumer"] = json!({"batchSize": 20, "flushAfter": "2s", "replicas": 3});
+        for part in ["broker", "database", "liveview"] {
+            pipeline["spec"][part]["replicas"] = 3.into();
+        }
+        space.apply_until_ready(&pipeline).await?;
+        prices_of(space, PIPELINE, &COMPANIES, Duration::from_secs(60)).await?;
+
+        let lost = node_to_lose(space).await?;
+        let liveviews = space.pods(PIPELINE, "liveview").await?;
+        let survivor = liveviews.iter().find(|pod| node_of(pod) != Some(&lost)).context("no liveview is elsewhere")?;
+        let stall = Stall::watch(space, &survivor.name_any(), LIVEVIEW_PORT, "stock_liveview_changes_total").await?;
+        let before = stall.counter();
+        cut(&lost, true).await?;
+        let flows = wait_until("windows arrive again", 2 * FLOWS_AGAIN, async || {
+            let windows = stall.counter() - before;
+            ensure!(windows > WINDOWS, "{windows} windows since {lost} was cut off");
+            Ok(())
+        })
+        .await;
+        // A test that fails leaves the node to the others.
+        cut(&lost, false).await?;
+        flows?;
+        let stood = stall.longest().await?;
+        println!("{lost} was cut off: no window for {:.1} s", stood.as_secs_f64());
+        space.ready(PIPELINE).await?;
+        drain(space, &mut pipeline).await?;
+        let image = space.image(PIPELINE, "consumer").await?;
+        let verified = exactly_once(space, PIPELINE, &COMPANIES, &image).await?;
+        println!("{} events, each exactly once", verified[0].events);
+        Ok(())
+    })
+    .await
+}
+
+/// The node of the database's primary, unless the one publisher runs there too: a publisher comes back elsewhere only when Kubernetes gives
+/// its node up, after a minute.
+async fn node_to_lose(space: &Space) -> Result<String> {
+    let status = space.api::<StockPipeline>().get(PIPELINE).await?.status.context("there is no status")?;
+    let primary = status.database_primary.context("the status names no primary")?;
+    let publishers = space.pods(PIPELINE, "publisher").await?;
+    let publisher = publishers.first().and_then(node_of);
+    let members = space.pods(PIPELINE, "database").await?;
+    let mut candidates: Vec<&Pod> = members.iter().filter(|pod| node_of(pod) != publisher).collect();
+    candidates.sort_by_key(|pod| !primary.starts_with(&format!("{}.", pod.name_any())));
+    candidates.first().and_then(|pod| node_of(pod).cloned()).context("every member runs beside the publisher")
+}
+
+fn node_of(pod: &Pod) -> Option<&String> {
+    pod.spec.as_ref()?.node_name.as_ref()
+}
+
+/// Pulls the node's cable, or puts it back, with the command that knows the cluster.
+async fn cut(node: &str, off: bool) -> Result<()> {
+    let variable = if off { "STOCK_CUT_NODE" } else { "STOCK_MEND_NODE" };
+    let command = std::env::var(variable).with_context(|| format!("{variable} is not set: run e2e/end-to-end"))?;
+    let status = Command::new(&command).arg(node).status().await.with_context(|| format!("run {command}"))?;
+    ensure!(status.success(), "{command} {node} failed");
+    Ok(())
+}
