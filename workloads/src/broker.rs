@@ -22,6 +22,9 @@ use crate::settings::{Result, required, without_password, wrong};
 const HEARTBEAT: u16 = 5;
 /// Bound of one attempt, from the first packet to the open connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Milliseconds for the TCP connection alone: for most of a minute after a node was lost a Service still leads to its pod, and the next try may
+/// well reach another one.
+const TCP_TIMEOUT_MILLIS: u64 = 2000;
 /// Bytes; lapin keeps two buffers of 32 frames, and our messages are far smaller than its default of 128 KiB.
 const FRAME_MAX: u32 = 16 * 1024;
 
@@ -52,6 +55,7 @@ impl Address {
                 // 0 is none at all, and then nobody would notice a host that vanished.
                 let wished = query.heartbeat.filter(|seconds| *seconds > 0);
                 query.heartbeat = Some(wished.map_or(HEARTBEAT, |seconds| seconds.min(HEARTBEAT)));
+                query.connection_timeout.get_or_insert(TCP_TIMEOUT_MILLIS);
                 query.frame_max.get_or_insert(FRAME_MAX);
                 Ok(uri)
             })

@@ -24,7 +24,7 @@ use crate::database::{explain, make_newest_index};
 use crate::health::Readiness;
 
 /// The database answers an idle change stream about each second; silence for so long is a lost server.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(5);
 /// An index is made when a majority of the members has it; a set that has none must not keep the page from its prices.
 const INDEX_PATIENCE: Duration = Duration::from_secs(5);
 /// So long the pages live on what is in memory before this pod takes itself out of service: an election must not empty the page.
