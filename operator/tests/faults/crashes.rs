@@ -2,7 +2,6 @@
 //! Rule: the two together leave what one undisturbed operator leaves, and take nothing away that it would not have taken.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use futures::future::{join, join_all, ready};
@@ -16,7 +15,7 @@ use operator::names::{self, Part};
 use serde_json::{Value, json};
 
 use crate::relay::{Disturbance, Moment};
-use crate::world::{NAME, Operator, Picture, World, differences, until};
+use crate::world::{NAME, Operator, Picture, World, differences, say, until};
 
 /// Worlds at once. Each mostly waits, for the names of brokers and databases that nobody runs.
 const TOGETHER: usize = 40;
@@ -208,11 +207,6 @@ async fn nudge_until_passed(world: &World, operator: &Operator) {
         (operator.passes() >= 2).then_some(())
     })
     .await;
-}
-
-/// Past the test harness, which keeps the output of what succeeds to itself.
-fn say(line: &str) {
-    drop(writeln!(std::io::stderr(), "{line}"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,8 +25,8 @@ pub enum Disturbance {
     None,
     /// The operator dies at this write, counted from 1.
     Crash { write: usize, moment: Moment },
-    /// Of the requests, reads and the opening of watches included, every k-th fails.
-    EveryNth { nth: usize, fault: Fault },
+    /// Of the requests, reads and the opening of watches included, one in so many fails.
+    OneIn { requests: usize, fault: Fault },
     /// Each request whose method and path contain these fails.
     Matching { method: &'static str, path: &'static str, fault: Fault },
     /// Every watch ends after this long.
@@ -170,7 +170,7 @@ impl Relay {
         match state.disturbance {
             Disturbance::Crash { write, moment } if is_write && state.writes.len() == write => Fate::Die(moment),
             // A watch that is silent from the start cannot be told from one without events.
-            Disturbance::EveryNth { nth, fault } if state.requests.is_multiple_of(nth) => match fault {
+            Disturbance::OneIn { requests, fault } if mixed(state.requests).is_multiple_of(requests) => match fault {
                 Fault::CutAfter if is_watch => Fate::Fail(Fault::Cut),
                 fault => Fate::Fail(fault),
             },
@@ -196,6 +196,12 @@ impl Relay {
         };
         Ok(Response::from_parts(head, body))
     }
+}
+
+/// Which ones fail is the same in every run and follows no beat: were it every third, a pass of three requests would fail for ever.
+fn mixed(count: usize) -> usize {
+    let hash = operator::objects::fingerprint(&count.to_string());
+    usize::from_str_radix(&hash[..8], 16).unwrap()
 }
 
 fn ended<T>(events: impl Stream<Item = T> + Unpin, after: Duration) -> impl Stream<Item = T> {
@@ -233,6 +239,7 @@ fn cut() -> BoxError {
 
 fn refusal(code: u16, retry_after: Option<u64>) -> Response<Answer> {
     let reason = match code {
+        403 => "Forbidden",
         409 => "Conflict",
         429 => "TooManyRequests",
         503 => "ServiceUnavailable",

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +104,13 @@ impl World {
 
     /// Starts an operator that knows nothing of those before it.
     pub fn operator(&self) -> Operator {
+        self.operator_under(Disturbance::None)
+    }
+
+    /// The same, with a disturbance from its first request on.
+    pub fn operator_under(&self, disturbance: Disturbance) -> Operator {
         let relay = Relay::new(&self.client);
+        relay.disturb(disturbance);
         let (metrics, stop) = (Arc::new(Metrics::default()), CancellationToken::new());
         let task = {
             let (client, namespace) = (relay.client(), self.namespace.clone());
@@ -294,6 +301,11 @@ fn images() -> Images {
         edge: "edge".into(),
         pull_policy: None,
     }
+}
+
+/// Past the test harness, which keeps the output of what succeeds to itself.
+pub fn say(line: &str) {
+    drop(writeln!(std::io::stderr(), "{line}"));
 }
 
 /// Waits for a condition; gives up with its name. Many worlds share two cores.
