@@ -128,3 +128,25 @@ async fn the_status_says_what_the_api_server_refuses_as_long_as_it_does() {
     }))
     .await;
 }
+
+/// As an admission webhook does that never answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_never_answered_ends_the_pass_and_is_told_of() {
+    let world = World::new().await;
+    let operator = world.operator_under(Disturbance::Matching {
+        method: "PATCH",
+        path: "/deployments/demo-edge",
+        fault: Fault::Silence,
+    });
+    world.create(json!({})).await;
+    until("the status tells that the pass was given up", || async {
+        (ready(&world).await?.0 == "TookTooLong").then_some(())
+    })
+    .await;
+    operator.relay.disturb(Disturbance::None);
+    until("the status tells that it is over", || async { (ready(&world).await?.0 == "PartsNotReady").then_some(()) })
+        .await;
+    operator.settles(&world).await;
+    operator.stop().await;
+    world.end().await;
+}
