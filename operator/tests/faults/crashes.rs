@@ -102,8 +102,11 @@ impl Change {
         let world = World::new().await;
         let mut operator = world.operator();
         self.prepare(&world).await;
-        if self != Self::Create {
-            operator.settles(&world).await;
+        match self {
+            Self::Create => {}
+            // Pods may have come after the first pass and make another one write.
+            Self::Roll => operator.settles(&world).await,
+            _ => world.is_observed().await,
         }
         operator.relay.disturb(crash.map_or(Disturbance::None, Disturbance::crash));
         self.happen(&world).await;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::json;
 
@@ -31,7 +31,7 @@ async fn change(world: &World) {
 }
 
 /// Creates and changes a pipeline while requests fail, then lets them succeed.
-async fn comes_through(disturbance: Disturbance, should: &Picture) {
+async fn comes_through(disturbance: Disturbance) -> (Disturbance, Picture) {
     let began = Instant::now();
     let world = World::new().await;
     let operator = world.operator_under(disturbance);
@@ -62,17 +62,16 @@ async fn comes_through(disturbance: Disturbance, should: &Picture) {
     }
     operator.relay.disturb(Disturbance::None);
     operator.settles(&world).await;
-    let differences = differences(&world.picture().await, should);
-    assert!(differences.is_empty(), "{disturbance:?}: {differences:#?}");
+    let picture = world.picture().await;
     assert!(world.credentials().await == credentials, "{disturbance:?}: the credentials have changed");
     operator.stop().await;
     world.end().await;
     say(&format!("{disturbance:?}: {:.0?}", began.elapsed()));
+    (disturbance, picture)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pipeline_becomes_whole_while_requests_fail_and_is_quiet_afterwards() {
-    let should = undisturbed().await;
     let one_in = |requests, fault| Disturbance::OneIn { requests, fault };
     let disturbances = [
         one_in(4, Fault::Status(409)),
@@ -87,7 +86,11 @@ async fn a_pipeline_becomes_whole_while_requests_fail_and_is_quiet_afterwards() 
         Disturbance::WatchesLag(Duration::from_secs(3)),
         Disturbance::WatchesLag(Duration::from_secs(7)),
     ];
-    join_all(disturbances.map(|disturbance| comes_through(disturbance, &should))).await;
+    let (should, pictures) = join(undisturbed(), join_all(disturbances.map(comes_through))).await;
+    for (disturbance, picture) in pictures {
+        let differences = differences(&picture, &should);
+        assert!(differences.is_empty(), "{disturbance:?}: {differences:#?}");
+    }
 }
 
 /// The first condition's reason and words.
@@ -131,7 +134,7 @@ async fn the_status_says_what_the_api_server_refuses_as_long_as_it_does() {
 
 /// As an admission webhook does that never answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_is_never_answered_ends_the_pass_and_is_told_of() {
+async fn a_hanging_request_ends_the_pass_and_is_told_of() {
     let world = World::new().await;
     let operator = world.operator_under(Disturbance::Matching {
         method: "PATCH",

@@ -102,6 +102,15 @@ impl World {
         self.api().get_opt(NAME).await.unwrap()
     }
 
+    /// Waits until the status speaks of the present spec.
+    pub async fn is_observed(&self) {
+        until("the status speaks of the present spec", || async {
+            let pipeline = self.pipeline().await?;
+            (pipeline.status?.observed_generation == pipeline.metadata.generation).then_some(())
+        })
+        .await;
+    }
+
     /// Starts an operator that knows nothing of those before it.
     pub fn operator(&self) -> Operator {
         self.operator_under(Disturbance::None)
@@ -210,13 +219,9 @@ impl Operator {
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
-    /// Waits until the status speaks of the present spec and a whole pass has then written nothing.
+    /// Waits until the status speaks of the present spec and a whole pass has written nothing since.
     pub async fn settles(&self, world: &World) {
-        until("the status speaks of the present spec", || async {
-            let pipeline = world.pipeline().await?;
-            (pipeline.status?.observed_generation == pipeline.metadata.generation).then_some(())
-        })
-        .await;
+        world.is_observed().await;
         let look = || (self.relay.writes().len(), self.passes());
         let mut quiet = look();
         until("the operator has nothing more to write", || {
