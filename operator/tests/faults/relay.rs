@@ -12,7 +12,7 @@ use kube::Client;
 use kube::client::Body;
 use kube::client::retry::RetryPolicy;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::retry::RetryLayer;
@@ -61,7 +61,7 @@ pub enum Fault {
     Cut,
     /// The connection is cut after the server has done what was asked.
     CutAfter,
-    /// No answer, ever.
+    /// No answer, until the disturbance is over and the connection with it.
     Silence,
 }
 
@@ -72,6 +72,8 @@ pub struct Relay {
     state: Arc<Mutex<State>>,
     /// The operator is dead: nothing it does counts any more.
     dead: CancellationToken,
+    /// The disturbance is another one now.
+    turned: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -92,7 +94,7 @@ enum Fate {
 impl Relay {
     /// `server` must not retry by itself.
     pub fn new(server: &Client) -> Self {
-        Self { server: server.clone(), state: Arc::default(), dead: CancellationToken::new() }
+        Self { server: server.clone(), state: Arc::default(), dead: CancellationToken::new(), turned: Arc::default() }
     }
 
     /// The client that the operator is given: with the retries it has in a cluster.
@@ -111,6 +113,7 @@ impl Relay {
     pub fn disturb(&self, disturbance: Disturbance) {
         let watches = self.state().watches;
         *self.state() = State { disturbance, watches, ..State::default() };
+        self.turned.notify_waiters();
     }
 
     /// All writes since the last [`Self::disturb`], as method and path.
@@ -149,7 +152,10 @@ impl Relay {
             }
             Fate::Fail(Fault::Status(code)) => Ok(refusal(code, None)),
             Fate::Fail(Fault::TooMany) => Ok(refusal(429, Some(1))),
-            Fate::Fail(Fault::Silence) => pending().await,
+            Fate::Fail(Fault::Silence) => {
+                self.turned.notified().await;
+                Err(cut())
+            }
             Fate::Fail(Fault::Cut) => Err(cut()),
             Fate::Fail(Fault::CutAfter) => {
                 axum::body::to_bytes(self.send(request).await?.into_body(), usize::MAX).await?;
