@@ -1,5 +1,5 @@
 //! What stands between an operator and the API server: counts its requests, and disturbs them.
-//! Rule: it answers as the real server would, below the client's own retries; what it lets through reaches the real server.
+//! Rule: it answers as the real server would; what it lets through reaches the real server.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,13 +10,11 @@ use futures::future::pending;
 use futures::{Stream, StreamExt, stream};
 use kube::Client;
 use kube::client::Body;
-use kube::client::retry::RetryPolicy;
 use serde_json::json;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tower::retry::RetryLayer;
-use tower::{BoxError, ServiceBuilder, service_fn};
+use tower::{BoxError, service_fn};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,20 +90,18 @@ enum Fate {
 }
 
 impl Relay {
-    /// `server` must not retry by itself.
+    /// `server` is what the operator would use in a cluster.
     pub fn new(server: &Client) -> Self {
         Self { server: server.clone(), state: Arc::default(), dead: CancellationToken::new(), turned: Arc::default() }
     }
 
-    /// The client that the operator is given: with the retries it has in a cluster.
+    /// The client that the operator is given.
     pub fn client(&self) -> Client {
         let relay = self.clone();
-        let service = ServiceBuilder::new().layer(RetryLayer::new(RetryPolicy::server_retry())).service(service_fn(
-            move |request| {
-                let relay = relay.clone();
-                async move { relay.pass(request).await }
-            },
-        ));
+        let service = service_fn(move |request| {
+            let relay = relay.clone();
+            async move { relay.pass(request).await }
+        });
         Client::new(service, "default")
     }
 

@@ -44,10 +44,8 @@ async fn client() -> Client {
     let path = std::env::var("STOCK_TEST_KUBECONFIG")
         .expect("STOCK_TEST_KUBECONFIG is not set: run `make test` or `make integration`");
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    // The relay retries, above the faults it makes.
-    config.default_retry = false;
-    Client::try_from(config).unwrap()
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    operator::run::client(config).unwrap()
 }
 
 async fn define(client: &Client) {
