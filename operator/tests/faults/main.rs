@@ -6,9 +6,9 @@
 //! is explored in `broker/tests/model.rs` and `database/tests.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
+mod api;
 mod broker;
 mod crashes;
 mod database;
-mod faults;
 mod relay;
 mod world;

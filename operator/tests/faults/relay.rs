@@ -171,7 +171,7 @@ impl Relay {
         }
         match state.disturbance {
             Disturbance::Crash { write, moment } if is_write && state.writes.len() == write => Fate::Die(moment),
-            // A watch that is silent from the start cannot be told from one without events.
+            // A watch has no end to read up to.
             Disturbance::OneIn { requests, fault } if mixed(state.requests).is_multiple_of(requests) => match fault {
                 Fault::CutAfter if is_watch => Fate::Fail(Fault::Cut),
                 fault => Fate::Fail(fault),

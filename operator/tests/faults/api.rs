@@ -109,6 +109,8 @@ async fn the_status_says_what_the_api_server_refuses_as_long_as_it_does() {
         (Fault::Status(409), "KubernetesError"),
         (Fault::Status(500), "KubernetesError"),
         (Fault::Status(403), "Forbidden"),
+        (Fault::TooMany, "KubernetesError"),
+        (Fault::Status(503), "KubernetesError"),
         (Fault::Cut, "KubernetesError"),
     ];
     join_all(cases.map(|(fault, reason)| async move {
