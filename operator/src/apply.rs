@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -30,9 +29,6 @@ use crate::watch::Stores;
 /// Objects the server keeps in a form of its own however often they are applied: uid and the resource version that came back.
 /// Another writer's element in a list is one such case; server-side apply cannot take it away.
 pub type Settled = Mutex<HashMap<String, String>>;
-
-/// An eviction that is allowed takes milliseconds.
-const EVICTION: Duration = Duration::from_secs(2);
 
 /// What runs after an apply, as the server returned it or as the watch has it, and what went wrong.
 #[derive(Default)]
@@ -81,9 +77,7 @@ pub async fn evict(client: &Client, metrics: &Metrics, pod: &Pod) -> Result<(), 
         delete_options: Some(DeleteParams { preconditions: Some(exactly_this), ..DeleteParams::default() }),
         ..EvictParams::default()
     };
-    // The client tries an eviction that a budget refuses again and again; a pass waits for nothing.
-    let Ok(answer) = tokio::time::timeout(EVICTION, api.evict(&name, &parameters)).await else { return Ok(()) };
-    match answer {
+    match api.evict(&name, &parameters).await {
         Ok(_) => {
             tracing::info!(name, namespace, "pod evicted, to be made anew of the newest template");
             metrics.evicted();

@@ -36,6 +36,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 const HEARD: Duration = Duration::from_secs(60);
 /// After this long a pass is given up: an API server that takes a request and never answers must not hold a pipeline for ever.
 const LONGEST: Duration = Duration::from_secs(60);
+/// For telling of a pass that was given up.
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// What every pass needs.
 pub struct Context {
@@ -125,8 +127,14 @@ impl Memory {
 /// The failure to be tried again the soonest; the status has told of it by then.
 pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     let began = Instant::now();
-    let pass = tokio::time::timeout(LONGEST, pass(&object, &context)).await;
-    let result = pass.unwrap_or(Err(Error::TookTooLong(LONGEST)));
+    let result = match tokio::time::timeout(LONGEST, pass(&object, &context)).await {
+        Ok(result) => result,
+        Err(_) => {
+            // It may be one request that hangs, of an admission webhook for example; most often the status can be written.
+            drop(tokio::time::timeout(LAST_WORD, give_up(&object, &context)).await);
+            Err(Error::TookTooLong(LONGEST))
+        }
+    };
     let label = result.as_ref().map_or_else(Error::reason, |_| "ok");
     context.metrics.pass(label, began.elapsed());
     result
@@ -144,10 +152,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
         return Ok(Action::await_change());
     }
     let memory = context.recall(pipeline);
-    let mut pipeline = pipeline.clone();
-    if let Some((_, status)) = memory.written.clone().filter(|(replaced, _)| *replaced == pipeline.resource_version()) {
-        pipeline.status = Some(status);
-    }
+    let pipeline = as_written(pipeline, &memory);
     let now = Timestamp::now();
     let mut seen = context.look_around(&pipeline);
     match plan(&pipeline, memory.credentials.as_ref(), context).await {
@@ -178,6 +183,28 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
         Some(error) => Err(error),
         None => Ok(Action::requeue(if ready { SETTLED } else { UNDER_WAY })),
     }
+}
+
+/// Says in the status that a pass was given up. What it saw is lost with it, so this tells of what the watches know.
+async fn give_up(object: &Guarded, context: &Context) -> Result<(), Error> {
+    context.stores.ready().await;
+    let Ok(pipeline) = &object.0 else { return Ok(()) };
+    if pipeline.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let pipeline = as_written(pipeline, &context.recall(pipeline));
+    let seen = Seen { errors: vec![Error::TookTooLong(LONGEST)], ..context.look_around(&pipeline) };
+    let status = status::of(&pipeline, &seen, Timestamp::now());
+    report(&pipeline, status, context).await
+}
+
+/// The pipeline with the status that was written last, where the watch has not seen it yet.
+fn as_written(pipeline: &StockPipeline, memory: &Memory) -> StockPipeline {
+    let mut pipeline = pipeline.clone();
+    if let Some((_, status)) = memory.written.clone().filter(|(replaced, _)| *replaced == pipeline.resource_version()) {
+        pipeline.status = Some(status);
+    }
+    pipeline
 }
 
 /// Says in the status that the resource cannot be read; its old status would go on to say that all is well.

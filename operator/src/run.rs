@@ -11,7 +11,7 @@ use futures::StreamExt;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::CustomResourceExt;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -55,7 +55,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let pages_stop = CancellationToken::new();
     let server = tokio::spawn(http::serve(listener, pages.clone(), pages_stop.clone()));
 
-    let client = Client::try_default().await.context("no cluster: set KUBECONFIG or run in a pod")?;
+    let client = client(Config::infer().await.context("no cluster: set KUBECONFIG or run in a pod")?)?;
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = definition_is_there(&client) => {}
@@ -74,6 +74,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     pages_stop.cancel();
     drop(server.await);
     ended
+}
+
+/// The operator's way to the API server. It does not try again by itself: that takes minutes when the answer stays 429 or 503, and 429 is also how
+/// a disruption budget refuses an eviction. A pass never waits; the next one tries again, as the watches and the lease do.
+///
+/// # Errors
+/// The configuration is not one for a client.
+pub fn client(mut config: Config) -> Result<Client, kube::Error> {
+    config.default_retry = false;
+    Client::try_from(config)
 }
 
 /// Works on the pipelines until `stop`, or until the lease is `lost`.

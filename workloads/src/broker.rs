@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use futures::StreamExt;
 use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::tcp::AMQPUriTcpExt;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
@@ -22,9 +23,9 @@ use crate::settings::{Result, required, without_password, wrong};
 const HEARTBEAT: u16 = 5;
 /// Bound of one attempt, from the first packet to the open connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Milliseconds for the TCP connection alone: for most of a minute after a node was lost a Service still leads to its pod, and the next try may
-/// well reach another one.
-const TCP_TIMEOUT_MILLIS: u64 = 2000;
+/// Bound of its first part, the transport: for most of a minute after a node was lost a Service still leads to its pod, and the next try
+/// may well reach another one.
+const TRANSPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes; lapin keeps two buffers of 32 frames, and our messages are far smaller than its default of 128 KiB.
 const FRAME_MAX: u32 = 16 * 1024;
 
@@ -55,7 +56,6 @@ impl Address {
                 // 0 is none at all, and then nobody would notice a host that vanished.
                 let wished = query.heartbeat.filter(|seconds| *seconds > 0);
                 query.heartbeat = Some(wished.map_or(HEARTBEAT, |seconds| seconds.min(HEARTBEAT)));
-                query.connection_timeout.get_or_insert(TCP_TIMEOUT_MILLIS);
                 query.frame_max.get_or_insert(FRAME_MAX);
                 Ok(uri)
             })
@@ -88,13 +88,23 @@ pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection
     let mut causes = Vec::new();
     for uri in &address.0 {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        match timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
+        match timeout(CONNECT_TIMEOUT, connect_to(uri.clone(), properties)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => causes.push(format!("{}: {error}", shown(uri))),
             Err(_) => causes.push(format!("{}: no answer within {CONNECT_TIMEOUT:?}", shown(uri))),
         }
     }
     bail!("cannot connect to the broker at {}", causes.join(", "))
+}
+
+async fn connect_to(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
+    let runtime = lapin::runtime::default_runtime()?;
+    // As lapin's own, which has no bound for this part.
+    let transport = async |uri: AMQPUri, runtime| match timeout(TRANSPORT_TIMEOUT, uri.connect_async(&runtime)).await {
+        Ok(stream) => Ok(stream?),
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    };
+    Connection::connector(uri, runtime, transport, properties).await
 }
 
 /// Resolves when the connection is lost, also while nothing is being sent. It hears what happens from the call on.

@@ -1,0 +1,92 @@
+//! The operator dies again and again in the middle of what it does to three real members, each life a little longer than the one before.
+//! Rule: the lives together leave what one undisturbed life leaves.
+//!
+//! The members know each other by their own addresses, so no relay can count the acts here; the moments are those of a clock. Every order
+//! of acts, crashes and stale looks is explored in `database/tests.rs`.
+
+use std::time::{Duration, Instant};
+
+use operator::database::decision::{Step, next_step};
+use operator::database::seen::Config;
+use operator::database::{Account, Credentials, ELECTION_TIMEOUT_MILLIS, Wanted, client, converge};
+use tokio::time::{sleep, timeout};
+
+use crate::world::say;
+
+/// By so much each life is longer than the one before.
+const LONGER: Duration = Duration::from_millis(25);
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test` or `make integration`"))
+}
+
+/// As in `tests/database.rs`, which finds the members as this leaves them.
+fn set() -> (Wanted, Credentials) {
+    let account = |name: &str, password: &str| Account { name: name.to_owned(), password: password.to_owned() };
+    let wanted = Wanted {
+        set: "rs0".to_owned(),
+        members: variable("STOCK_TEST_MONGODB_MEMBERS").split(',').map(str::to_owned).collect(),
+        others: Vec::new(),
+        database: "stockmarket".to_owned(),
+        outdated: Vec::new(),
+        election_timeout_millis: ELECTION_TIMEOUT_MILLIS,
+    };
+    let credentials = Credentials {
+        key: std::fs::read_to_string(variable("STOCK_TEST_MONGODB_KEYFILE")).unwrap(),
+        administrator: account("administrator", "only for tests /1"),
+        application: account("application", "only@for:tests/2"),
+        monitoring: account("monitoring", "only for tests 3"),
+    };
+    (wanted, credentials)
+}
+
+async fn undisturbed(wanted: &Wanted, credentials: &Credentials) -> Config {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !converge(wanted, credentials).await.unwrap().ready {
+        assert!(Instant::now() < deadline, "the members do not become as wanted");
+        sleep(Duration::from_millis(100)).await;
+    }
+    config(wanted, credentials).await
+}
+
+/// Without what counts the changes.
+async fn config(wanted: &Wanted, credentials: &Credentials) -> Config {
+    let seen = client::observe(wanted, credentials).await;
+    assert_eq!(next_step(wanted, &seen), Step::Done);
+    Config { version: 0, term: 0, ..seen.config().unwrap().clone() }
+}
+
+/// Returns how often the operator died.
+async fn dying(wanted: &Wanted, credentials: &Credentials) -> u32 {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    for deaths in 0.. {
+        match timeout(LONGER * (deaths + 1), converge(wanted, credentials)).await {
+            Ok(report) if report.as_ref().unwrap().ready => return deaths,
+            _ => assert!(Instant::now() < deadline, "{deaths} lives were not enough"),
+        }
+    }
+    unreachable!()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dying_at_any_moment_the_operator_leaves_the_database_as_it_should_be() {
+    let began = Instant::now();
+    let (three, credentials) = set();
+    let one = Wanted { members: three.members[..1].to_vec(), others: three.members[1..].to_vec(), ..three.clone() };
+    let patient = Wanted { election_timeout_millis: 3000, ..three.clone() };
+    let mut renewed = credentials.clone();
+    renewed.application.password = "another one for tests".to_owned();
+    let cases = [(&one, &credentials), (&three, &credentials), (&patient, &renewed), (&three, &credentials)];
+
+    let mut should = Vec::new();
+    undisturbed(&three, &credentials).await;
+    for (wanted, credentials) in cases {
+        should.push(undisturbed(wanted, credentials).await);
+    }
+    let mut deaths = 0;
+    for ((wanted, credentials), should) in cases.into_iter().zip(should) {
+        deaths += dying(wanted, credentials).await;
+        assert_eq!(config(wanted, credentials).await, should);
+    }
+    say(&format!("database: {deaths} deaths in {:.0?}", began.elapsed()));
+}
