@@ -105,22 +105,15 @@ async fn ready(world: &World) -> Option<(String, String)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_status_says_what_the_api_server_refuses_as_long_as_it_does() {
-    let cases = [
-        (Fault::Status(409), "KubernetesError"),
-        (Fault::Status(500), "KubernetesError"),
-        (Fault::Status(403), "Forbidden"),
-        (Fault::TooMany, "KubernetesError"),
-        (Fault::Status(503), "KubernetesError"),
-        (Fault::Cut, "KubernetesError"),
-    ];
-    join_all(cases.map(|(fault, reason)| async move {
+    let cases = [Fault::Status(409), Fault::Status(500), Fault::TooMany, Fault::Status(503), Fault::Cut];
+    join_all(cases.map(|fault| async move {
         let world = World::new().await;
         let operator =
             world.operator_under(Disturbance::Matching { method: "PATCH", path: "/deployments/demo-edge", fault });
         world.create(json!({})).await;
         until(&format!("the status tells of {fault:?}"), || async {
             let (said, message) = ready(&world).await?;
-            (said == reason && message.contains("apply Deployment demo-edge")).then_some(())
+            (said == "KubernetesError" && message.contains("apply Deployment demo-edge")).then_some(())
         })
         .await;
         // One refusal keeps no other object away.

@@ -241,7 +241,6 @@ fn cut() -> BoxError {
 
 fn refusal(code: u16, retry_after: Option<u64>) -> Response<Answer> {
     let reason = match code {
-        403 => "Forbidden",
         409 => "Conflict",
         429 => "TooManyRequests",
         503 => "ServiceUnavailable",
