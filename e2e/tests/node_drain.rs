@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::drain::drain;
 use e2e::kubectl::kubectl;
 use e2e::page::{newer_prices_of, prices_of};
@@ -30,7 +30,9 @@ async fn all_nodes_are_drained_one_after_the_other_under_load_and_no_event_is_lo
         }
         space.apply_until_ready(&pipeline).await?;
         let mut seen = prices_of(space, PIPELINE, &COMPANIES, Duration::from_secs(60)).await?;
-        for node in nodes(space).await? {
+        let nodes = nodes(space).await?;
+        ensure!(nodes.len() > 1, "pods of {nodes:?} have nowhere to go");
+        for node in nodes {
             let start = Instant::now();
             let drained =
                 kubectl(&["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s"]).await;

@@ -25,21 +25,22 @@ pub fn outdated<'a>(set: &StatefulSet, pods: &'a [Pod], primary: Option<&str>, n
     let mut outdated: Vec<&Pod> = of_set(set, pods).filter(old).collect();
     outdated.sort_by_key(|pod| {
         let ordinal = claims::ordinal(&set.name_any(), &pod.name_any());
-        (pods::trouble(pod, now).is_none(), primary == Some(&pod.name_any()), std::cmp::Reverse(ordinal))
+        (pods::obstacle(pod, now).is_none(), primary == Some(&pod.name_any()), std::cmp::Reverse(ordinal))
     });
     outdated
 }
 
-/// Whether `pod`, the first of the outdated ones, may be replaced now. One in trouble may always: nothing is lost with it, and the newer
-/// template may be its cure. Another one only when all pods serve and the system said that it bears the loss of one (`may_lose_one`).
+/// Whether `pod`, the first of the outdated ones, may be replaced now: never while another one is on its way out. One that cannot run may
+/// at once: nothing is lost with it, and the newer template may be its cure. Another one only when all pods serve and the system said that
+/// it bears the loss of one (`may_lose_one`).
 pub fn may_replace(set: &StatefulSet, pods: &[Pod], pod: &Pod, may_lose_one: bool, now: Timestamp) -> bool {
     let leaves = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
-    if leaves(pod) {
+    if of_set(set, pods).any(leaves) {
         return false;
     }
     let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let serving = of_set(set, pods).filter(|pod| pods::is_ready(pod) && !leaves(pod)).count();
-    pods::trouble(pod, now).is_some() || (may_lose_one && i32::try_from(serving) == Ok(wanted))
+    let serving = of_set(set, pods).filter(|pod| pods::is_ready(pod)).count();
+    pods::obstacle(pod, now).is_some() || (may_lose_one && i32::try_from(serving) == Ok(wanted))
 }
 
 fn of_set<'a>(set: &StatefulSet, pods: &'a [Pod]) -> impl Iterator<Item = &'a Pod> {

@@ -193,7 +193,8 @@ pub fn may_lose_a_node(wanted: &Wanted, seen: &Seen) -> bool {
     };
     let runs = |name: &String| seen.nodes.iter().any(|node| node.name == *name && node.running);
     let replicated = |queue: &&Queue| membership::is_quorum(queue);
-    wanted.nodes.len() == 1 || (wanted.nodes.iter().all(runs) && seen.queues.values().filter(replicated).all(bears_it))
+    let alone = wanted.nodes.len() == 1 && seen.nodes.len() <= 1;
+    alone || (wanted.nodes.iter().all(runs) && seen.queues.values().filter(replicated).all(bears_it))
 }
 
 /// The policies that have to be. A delivery limit of −1 is none: with the default of 20 a consumer that crashes in a loop

@@ -8,6 +8,7 @@ pub mod membership;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 pub use decision::{CLASSIC_POLICY, CONSUMER_TIMEOUT_MILLIS, QUORUM_POLICY, Wanted};
 use decision::{Seen, Step, is_formed, may_lose_a_node, next_steps, waiting_for};
@@ -19,6 +20,9 @@ use management::{Failure, Management, Queue};
 const TOGETHER: usize = 8;
 /// Acts of one pass. Each takes milliseconds; the next pass goes on with the rest.
 const ACTS_MAX: usize = 200;
+
+/// Bound of all closer looks of one pass.
+const LOOKS: Duration = Duration::from_secs(5);
 
 /// The broker after a pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,15 +141,19 @@ pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report,
 async fn observe(management: &Management<'_>, wanted: &Wanted) -> Result<Seen, Failure> {
     let (nodes, policies, mut queues) =
         futures::try_join!(management.nodes(), management.policies(), management.queues())?;
+    if wanted.in_doubt {
+        // What nobody confirms is not known.
+        queues.values_mut().filter(|queue| membership::is_quorum(queue)).for_each(|queue| queue.online = None);
+    }
     let doubtful = queues.values_mut().filter(|queue| membership::needs_a_closer_look(wanted, queue)).take(ACTS_MAX);
-    stream::iter(doubtful)
-        .for_each_concurrent(TOGETHER, async |queue| {
-            // A queue whose nodes do not answer keeps what the list said: the one is known, the other not.
-            if let Err(failure) = management.look_closer(queue).await {
-                tracing::debug!(queue = queue.name, ?failure, "no closer look");
-            }
-        })
-        .await;
+    let looks = stream::iter(doubtful).for_each_concurrent(TOGETHER, async |queue| {
+        // A queue whose nodes do not answer keeps what the list said.
+        if let Err(failure) = management.look_closer(queue).await {
+            tracing::debug!(queue = queue.name, ?failure, "no closer look");
+        }
+    });
+    // All of them together: with a node that answers nobody each look would take its time.
+    drop(tokio::time::timeout(LOOKS, looks).await);
     Ok(Seen { nodes, policies, queues })
 }
 

@@ -30,36 +30,55 @@ find_other() {
 
 may_start() {
     nodes | grep --quiet --line-regexp --fixed-strings "$RABBITMQ_NODENAME" || return 1
-    # The only one, or the first of a cluster that is not made yet.
+    # The only one; a member of a cluster; or the first of one that is not made yet.
     [[ $(nodes) != "$RABBITMQ_NODENAME" || -s /etc/rabbitmq/leaving ]] || return 0
-    [[ $POD_NAME != *-0 ]] || is_formed || return 0
-    find_other
+    ! find_other || return 0
+    [[ $POD_NAME == *-0 ]] && ! is_formed
 }
 
 has_data() { [[ -e $DATA/schema.DAT || -e $DATA/coordination ]]; }
 
-# What is on the volume is of no use to a node that died while it joined: started with it, it would be a cluster of its own. Neither is it to one that
-# has left the cluster while nobody could take its data away, of which it hears at its second try. `leave.sh` notes in the cluster who leaves: without
-# that note the data stays, for a cluster that never knew this node is none that it belongs to.
-if has_data && [[ -e $JOINING || -e /tmp/tried ]] && find_other; then
-    left="{lists:member('$RABBITMQ_NODENAME', rabbit_nodes:list_members()), rabbit_runtime_parameters:value_global('left-$RABBITMQ_NODENAME')}."
-    left=$(ask "$left")
-    if [[ $left == "{false,true}" || ( -e $JOINING && $left == "{false,"* ) ]]; then
-        echo "this node is not in the cluster, and what its volume holds is of no use: starting empty"
-        rm -rf "${DATA:?}"
-    fi
+# With nothing but its name, as a node whose program is stopped: the last one of two pauses itself while the other does not answer.
+wait_until() {
+    erl -noinput -name "$RABBITMQ_NODENAME" -kernel inet_dist_listen_min 25672 inet_dist_listen_max 25672 &
+    placeholder=$!
+    until "$1"; do
+        echo "waiting until another node of the broker serves"
+        sleep 2 &
+        wait $!
+    done
+}
+
+end_of_wait() {
+    [[ -n ${placeholder-} ]] || return 0
+    kill "$placeholder"
+    wait "$placeholder" || true
+    placeholder=
+}
+
+is_member() { ask "lists:member('$RABBITMQ_NODENAME', rabbit_nodes:list_members())."; }
+has_left() { ask "rabbit_runtime_parameters:value_global('left-$RABBITMQ_NODENAME')."; }
+
+start_empty() {
+    echo "this node is not in the cluster, and what its volume holds is of no use: starting empty"
+    rm -rf "${DATA:?}"
+}
+
+if has_data && [[ -e $JOINING ]]; then
+    # It died while it joined. Started with what is on the volume it would be a cluster of its own.
+    wait_until find_other
+    member=$(is_member)
+    [[ $member != false ]] || start_empty
+    end_of_wait
+elif has_data && [[ -e /tmp/tried ]] && find_other && [[ $(is_member) == false && $(has_left) == true ]]; then
+    # It did not start at the first try: it left while nobody could take its data away. `leave.sh` notes in the cluster who leaves: without that
+    # note the data stays, for a cluster that never knew this node is none that it belongs to.
+    start_empty
 fi
 : >/tmp/tried
 
 if ! has_data; then
-    # Nothing but its name, as of a node whose program is stopped: the last one of two pauses itself while the other does not answer.
-    erl -noinput -name "$RABBITMQ_NODENAME" -kernel inet_dist_listen_min 25672 inet_dist_listen_max 25672 &
-    placeholder=$!
-    until may_start; do
-        echo "no data yet: waiting until another node of the broker serves"
-        sleep 2 &
-        wait $!
-    done
+    wait_until may_start
     if [[ -n $OTHER ]]; then
         # Fails when the others never knew it, which is the ordinary case.
         rabbitmqctl --quiet --node "$OTHER" forget_cluster_node "$RABBITMQ_NODENAME" 2>/dev/null || true
@@ -68,13 +87,17 @@ if ! has_data; then
             echo "this node lost its volume, and without it these have no majority that could give up its replicas: $held: bring the other nodes back" >&2
             exit 1
         fi
-    fi
-    kill "$placeholder"
-    wait "$placeholder" || true
-    if [[ -n $OTHER ]]; then
+        if [[ $(is_member) != false ]]; then
+            echo "this node lost its volume, and $OTHER has not forgotten its name yet: trying again" >&2
+            exit 1
+        fi
         mkdir -p "$RABBITMQ_MNESIA_BASE"
         : >"$JOINING"
-        { rabbitmqctl --quiet await_startup --timeout 600 && rm -f "$JOINING"; } &
+        {
+            until rabbitmqctl --quiet await_startup --timeout 600 2>/dev/null; do sleep 2; done
+            rm -f "$JOINING"
+        } &
     fi
+    end_of_wait
 fi
 exec rabbitmq-server
