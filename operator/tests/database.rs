@@ -334,9 +334,11 @@ async fn who_belongs_to_the_set_is_unknown_until_a_majority_has_the_configuratio
 async fn a_member_that_a_person_hid_is_left_hidden_and_the_remedy_is_said() {
     let (_guard, wanted, credentials) = set().await;
     let primary = until_ready(&wanted, &credentials).await.primary.unwrap();
-    let hidden = wanted.members.iter().position(|host| *host != primary).unwrap();
+    let hidden = wanted.members.iter().find(|host| **host != primary).unwrap();
     let set_hidden = |members: &mut Vec<Bson>, is: bool| {
-        let member = members[hidden].as_document_mut().unwrap();
+        // The configuration has them in the order in which they joined.
+        let mut members = members.iter_mut().filter_map(Bson::as_document_mut);
+        let member = members.find(|member| member.get_str("host").is_ok_and(|host| host == hidden)).unwrap();
         member.insert("hidden", is);
         member.insert("priority", 0);
     };
@@ -346,7 +348,7 @@ async fn a_member_that_a_person_hid_is_left_hidden_and_the_remedy_is_said() {
     let after = client::observe(&wanted, &credentials).await;
     reconfigure(&wanted, &credentials, |members| set_hidden(members, false)).await;
     let told = report.waiting_for.unwrap();
-    assert!(told.contains(&wanted.members[hidden]), "{told}");
+    assert!(told.contains(hidden), "{told}");
     assert_eq!(before.config(), after.config(), "nothing was attempted");
     until_ready(&wanted, &credentials).await;
 }
