@@ -75,13 +75,16 @@ pub async fn verify(space: &Space, pipeline: &str, image: &str) -> Result<(i32, 
         Ok((pod.name_any(), ended.exit_code))
     })
     .await?;
-    let output = space.api::<Pod>().logs(&pod, &LogParams::default()).await?;
-    // Kubernetes mixes the log on standard error into it: the verdict is what reads as one.
-    let verdict = output.match_indices('{').find_map(|(start, _)| {
-        serde_json::Deserializer::from_str(&output[start..]).into_iter::<Verdict>().next()?.ok()
-    });
-    let verdict = verdict.with_context(|| format!("verify ended with code {code} and said: {output}"))?;
-    Ok((code, verdict))
+    // The last lines of a container may reach its log after its end was told.
+    wait_until(&format!("Job {name} has said its verdict"), ANSWERED_WITHIN, async || {
+        let output = space.api::<Pod>().logs(&pod, &LogParams::default()).await?;
+        // Kubernetes mixes the log on standard error into it: the verdict is what reads as one.
+        let verdict = output.match_indices('{').find_map(|(start, _)| {
+            serde_json::Deserializer::from_str(&output[start..]).into_iter::<Verdict>().next()?.ok()
+        });
+        Ok((code, verdict.with_context(|| format!("verify ended with code {code} and said: {output}"))?))
+    })
+    .await
 }
 
 /// Fails unless every event of every company counts exactly once; gives what was verified.

@@ -40,6 +40,7 @@ has_data() { [[ -e $DATA/schema.DAT || -e $DATA/coordination ]]; }
 
 # With nothing but its name, as a node whose program is stopped: the last one of two pauses itself while the other does not answer.
 wait_until() {
+    ! "$1" || return 0
     erl -noinput -name "$RABBITMQ_NODENAME" -kernel inet_dist_listen_min 25672 inet_dist_listen_max 25672 &
     placeholder=$!
     until "$1"; do
@@ -51,7 +52,8 @@ wait_until() {
 
 end_of_wait() {
     [[ -n ${placeholder-} ]] || return 0
-    kill "$placeholder"
+    # At once: a signal that asks it to end is lost while it is still starting.
+    kill -KILL "$placeholder"
     wait "$placeholder" || true
     placeholder=
 }
