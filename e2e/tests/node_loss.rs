@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::drain::drain;
+use e2e::kubectl::kubectl;
 use e2e::page::prices_of;
+use e2e::space::is_ready;
 use e2e::stall::Stall;
 use e2e::verify::exactly_once;
 use e2e::{Space, fixtures, wait_until, with_namespace};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, ListParams};
 use operator::crd::StockPipeline;
 use serde_json::json;
 use tokio::process::Command;
@@ -62,17 +65,36 @@ async fn events_flow_again_soon_after_a_node_is_cut_off_and_no_event_is_lost() -
     .await
 }
 
-/// The node of the database's primary, unless the one publisher runs there too: a publisher comes back elsewhere only when Kubernetes gives
-/// its node up, after a minute.
+/// A node with none of the cluster's own name servers, preferably that of the database's primary. The one publisher moves away from it: both come
+/// back elsewhere only when Kubernetes gives the node up, after a minute.
 async fn node_to_lose(space: &Space) -> Result<String> {
     let status = space.api::<StockPipeline>().get(PIPELINE).await?.status.context("there is no status")?;
     let primary = status.database_primary.context("the status names no primary")?;
-    let publishers = space.pods(PIPELINE, "publisher").await?;
-    let publisher = publishers.first().and_then(node_of);
+    let name_servers = Api::<Pod>::namespaced(space.client.clone(), "kube-system");
+    let name_servers = name_servers.list(&ListParams::default().labels("k8s-app=kube-dns")).await?.items;
     let members = space.pods(PIPELINE, "database").await?;
-    let mut candidates: Vec<&Pod> = members.iter().filter(|pod| node_of(pod) != publisher).collect();
+    let serves_names = |pod: &&Pod| name_servers.iter().any(|server| node_of(server) == node_of(pod));
+    let mut candidates: Vec<&Pod> = members.iter().filter(|pod| !serves_names(pod)).collect();
     candidates.sort_by_key(|pod| !primary.starts_with(&format!("{}.", pod.name_any())));
-    candidates.first().and_then(|pod| node_of(pod).cloned()).context("every member runs beside the publisher")
+    let lost = candidates.first().and_then(|pod| node_of(pod).cloned()).context("each node has a name server")?;
+
+    kubectl(&["cordon", &lost]).await?;
+    let moved = move_publisher(space, &lost).await;
+    kubectl(&["uncordon", &lost]).await?;
+    moved.map(|()| lost)
+}
+
+async fn move_publisher(space: &Space, away_from: &String) -> Result<()> {
+    for pod in space.pods(PIPELINE, "publisher").await?.iter().filter(|pod| node_of(pod) == Some(away_from)) {
+        space.api::<Pod>().delete(&pod.name_any(), &DeleteParams::default()).await?;
+    }
+    wait_until("the publisher runs elsewhere", Duration::from_secs(60), async || {
+        let publishers = space.pods(PIPELINE, "publisher").await?;
+        let here = publishers.iter().filter(|pod| node_of(pod) == Some(away_from)).count();
+        ensure!(here == 0 && publishers.iter().any(is_ready), "{here} are still here");
+        Ok(())
+    })
+    .await
 }
 
 fn node_of(pod: &Pod) -> Option<&String> {
