@@ -30,25 +30,31 @@ async fn a_minimal_resource_becomes_a_page_with_moving_prices() -> Result<()> {
         }
 
         let table = kubectl(&["get", "spl", "--namespace", &space.namespace]).await?;
-        ensure!(columns(&table, 0) == ["NAME", "READY", "COMPANIES", "AGE"], "kubectl get spl prints\n{table}");
-        ensure!(columns(&table, 1).starts_with(&["minimal", "True", "3"]), "kubectl get spl prints\n{table}");
+        ensure!(
+            columns(&table, 0) == ["NAME", "READY", "COMPANIES", "FLOWING", "AGE"],
+            "kubectl get spl prints\n{table}"
+        );
+        ensure!(columns(&table, 1).starts_with(&["minimal", "True", "3", "3"]), "kubectl get spl prints\n{table}");
         let wide = kubectl(&["get", "spl", "--namespace", &space.namespace, "--output", "wide"]).await?;
         let parts = [
             "NAME",
             "READY",
             "COMPANIES",
+            "FLOWING",
             "BROKER",
             "DATABASE",
             "PUBLISHERS",
             "CONSUMERS",
             "LIVEVIEW",
             "EDGE",
+            "LAST",
+            "WINDOW",
             "MESSAGE",
             "AGE",
         ];
         ensure!(columns(&wide, 0) == parts, "kubectl get spl -o wide prints\n{wide}");
         ensure!(
-            columns(&wide, 1).starts_with(&["minimal", "True", "3", "1/1", "3/3", "3/3", "3/3", "2/2", "2/2"]),
+            columns(&wide, 1).starts_with(&["minimal", "True", "3", "3", "1/1", "3/3", "3/3", "3/3", "2/2", "2/2"]),
             "kubectl get spl -o wide prints\n{wide}"
         );
         Ok(())

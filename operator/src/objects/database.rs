@@ -68,17 +68,19 @@ fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {
 }
 
 /// A member that starts before its own name leads to it does not find itself in the set's configuration and stays out of the set
-/// (state REMOVED), so it waits for its name, at most a minute. The key file must be readable by its owner alone, which a
+/// (state REMOVED), so it waits for its name, at most a minute; until it was found some times in a row, for a cluster has several name servers
+/// and each learns of it in its own time. The key file must be readable by its owner alone, which a
 /// mounted Secret never is.
 fn start(service: &str) -> String {
     format!(
         "\
 set -eu
 host=$POD_NAME.{service}.$POD_NAMESPACE.svc
-tries=0
-until case \"$(getent ahosts \"$host\")\" in *\"$POD_IP \"*) true ;; *) false ;; esac || [ $tries -ge 120 ]; do
+tries=0 found=0
+until [ $found -ge 4 ] || [ $tries -ge 200 ]; do
     tries=$((tries + 1))
-    sleep 0.5
+    case \"$(getent ahosts \"$host\")\" in *\"$POD_IP \"*) found=$((found + 1)) ;; *) found=0 ;; esac
+    sleep 0.3
 done
 umask 077
 rm -f /tmp/keyfile
