@@ -12,6 +12,7 @@ use operator::crd::StockPipeline;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::drain::drain;
 use crate::{Space, wait_until};
 
 /// A pod starts in seconds; reading a million windows takes longer than any test fills.
@@ -85,6 +86,17 @@ pub async fn verify(space: &Space, pipeline: &str, image: &str) -> Result<(i32, 
         Ok((code, verdict.with_context(|| format!("verify ended with code {code} and said: {output}"))?))
     })
     .await
+}
+
+/// Brings a pipeline to rest and fails unless every event of every company counts exactly once; gives what was verified.
+///
+/// # Errors
+/// As [`drain`] and [`exactly_once`].
+pub async fn nothing_is_lost(space: &Space, pipeline: &mut Value, companies: &[&str]) -> Result<Vec<Company>> {
+    drain(space, pipeline).await?;
+    let name = pipeline["metadata"]["name"].as_str().context("the pipeline has no name")?;
+    let image = space.image(name, "consumer").await?;
+    exactly_once(space, name, companies, &image).await
 }
 
 /// Fails unless every event of every company counts exactly once; gives what was verified.

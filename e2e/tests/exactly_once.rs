@@ -4,12 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::drain::drain;
 use e2e::forward::Forward;
 use e2e::kubectl::kubectl;
 use e2e::page::{newer_prices_of, prices_of};
 use e2e::space::{READY_WITHIN, is_ready};
-use e2e::verify::exactly_once;
+use e2e::verify::nothing_is_lost;
 use e2e::{Space, fixtures, wait_until, with_namespace};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -54,9 +53,7 @@ async fn every_event_counts_exactly_once_whatever_dies() -> Result<()> {
             }
         }
 
-        drain(space, &mut pipeline).await?;
-        let image = space.image(PIPELINE, "consumer").await?;
-        let verified = exactly_once(space, PIPELINE, &COMPANIES, &image).await?;
+        let verified = nothing_is_lost(space, &mut pipeline, &COMPANIES).await?;
         for company in &verified {
             println!(
                 "{}: {} events in {} windows of {} sources, each exactly once",

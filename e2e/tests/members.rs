@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::drain::drain;
 use e2e::page::{Prices, newer_prices_of, prices_of};
 use e2e::space::labels;
-use e2e::verify::exactly_once;
+use e2e::verify::nothing_is_lost;
 use e2e::{Kind, Space, fixtures, wait_until, with_namespace};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
@@ -24,7 +23,9 @@ async fn the_database_grows_from_one_member_to_three_and_back_under_load_and_no_
         for members in [3, 1] {
             resize(space, &mut pipeline, "database", members, &mut seen).await?;
         }
-        nothing_is_lost(space, &mut pipeline).await
+        let verified = nothing_is_lost(space, &mut pipeline, &COMPANIES).await?;
+        println!("{} events, each exactly once", verified[0].events);
+        Ok(())
     })
     .await
 }
@@ -40,7 +41,9 @@ async fn the_broker_grows_to_three_nodes_bears_the_loss_of_a_volume_and_shrinks_
         space.ready(PIPELINE).await?;
         seen = newer_prices_of(space, PIPELINE, &COMPANIES, &seen, Duration::from_secs(60)).await?;
         resize(space, &mut pipeline, "broker", 1, &mut seen).await?;
-        nothing_is_lost(space, &mut pipeline).await
+        let verified = nothing_is_lost(space, &mut pipeline, &COMPANIES).await?;
+        println!("{} events, each exactly once", verified[0].events);
+        Ok(())
     })
     .await
 }
@@ -66,7 +69,9 @@ async fn a_broker_that_is_to_grow_and_at_once_to_shrink_again_and_again_arrives_
         }
         resize(space, &mut pipeline, "broker", 3, &mut seen).await?;
         resize(space, &mut pipeline, "broker", 1, &mut seen).await?;
-        nothing_is_lost(space, &mut pipeline).await
+        let verified = nothing_is_lost(space, &mut pipeline, &COMPANIES).await?;
+        println!("{} events, each exactly once", verified[0].events);
+        Ok(())
     })
     .await
 }
@@ -109,14 +114,6 @@ async fn lose_volume(space: &Space, part: &str, ordinal: usize) -> Result<()> {
         Ok(())
     })
     .await
-}
-
-async fn nothing_is_lost(space: &Space, pipeline: &mut Value) -> Result<()> {
-    drain(space, pipeline).await?;
-    let image = space.image(PIPELINE, "consumer").await?;
-    let verified = exactly_once(space, PIPELINE, &COMPANIES, &image).await?;
-    println!("{} events, each exactly once", verified[0].events);
-    Ok(())
 }
 
 /// The names of a part's objects of a kind.
