@@ -2,36 +2,20 @@
 //! Rule: every test has companies of its own; the policies are the broker's, so the tests that touch them take turns.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
+#[path = "servers/rabbitmq.rs"]
+mod rabbitmq;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use operator::broker::decision::{Seen, next_steps, policies};
 use operator::broker::management::{Management, Policy};
-use operator::broker::{BrokerError, Login, QUORUM_POLICY, Report, Wanted, converge};
+use operator::broker::{BrokerError, QUORUM_POLICY, Report, Wanted, converge};
+use rabbitmq::wanted;
 use reqwest::Client;
 use tokio::sync::Mutex;
-use wire::queue::QueueType;
 
 static POLICIES: Mutex<()> = Mutex::const_new(());
-
-/// A broker with companies that no other test and no earlier run has; their queues are removed by `clear`.
-fn wanted(symbols: &[&str]) -> Wanted {
-    let address = std::env::var("STOCK_TEST_MANAGEMENT_URL")
-        .unwrap_or_else(|_| panic!("STOCK_TEST_MANAGEMENT_URL is not set: run `make test`, it starts the servers"));
-    let (login, host) = address.strip_prefix("http://").unwrap().split_once('@').unwrap();
-    let (user, password) = login.split_once(':').unwrap();
-    let suffix = jiff::Timestamp::now().as_microsecond();
-    Wanted {
-        management_url: format!("http://{host}"),
-        login: Login { user: user.to_owned(), password: password.to_owned() },
-        nodes: vec!["rabbit@localhost".to_owned()],
-        others: Vec::new(),
-        formed: true,
-        in_doubt: false,
-        queue_type: QueueType::Quorum,
-        companies: symbols.iter().map(|symbol| format!("{symbol}-{suffix}")).collect(),
-    }
-}
 
 async fn request(http: &Client, wanted: &Wanted, method: reqwest::Method, path: &str, body: Option<&str>) -> u16 {
     let mut request = http

@@ -2,6 +2,9 @@
 //! Rule: re-runnable; the first run on new members initiates them, every later one finds them as they have to be.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
+#[path = "servers/replica_set.rs"]
+mod replica_set;
+
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -18,30 +21,9 @@ use tokio::sync::{Mutex, MutexGuard};
 /// The tests share one replica set, and one of them changes a password.
 static SET: Mutex<()> = Mutex::const_new(());
 
-fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test`, it starts the servers"))
-}
-
-fn account(name: &str, password: &str) -> Account {
-    Account { name: name.to_owned(), password: password.to_owned() }
-}
-
 async fn set() -> (MutexGuard<'static, ()>, Wanted, Credentials) {
     let guard = SET.lock().await;
-    let wanted = Wanted {
-        set: "rs0".to_owned(),
-        members: variable("STOCK_TEST_MONGODB_MEMBERS").split(',').map(str::to_owned).collect(),
-        others: Vec::new(),
-        database: "stockmarket".to_owned(),
-        outdated: Vec::new(),
-        election_timeout_millis: ELECTION_TIMEOUT_MILLIS,
-    };
-    let credentials = Credentials {
-        key: std::fs::read_to_string(variable("STOCK_TEST_MONGODB_KEYFILE")).unwrap(),
-        administrator: account("administrator", "only for tests /1"),
-        application: account("application", "only@for:tests/2"),
-        monitoring: account("monitoring", "only for tests 3"),
-    };
+    let (wanted, credentials) = replica_set::wanted();
     (guard, wanted, credentials)
 }
 

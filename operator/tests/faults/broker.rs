@@ -12,12 +12,12 @@ use axum::response::Response;
 use futures::future::pending;
 use operator::broker::decision::{Seen, next_steps, policies};
 use operator::broker::management::{Management, Queue};
-use operator::broker::{Login, Wanted, converge};
+use operator::broker::{Wanted, converge};
 use reqwest::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wire::queue::QueueType;
 
+use crate::rabbitmq::wanted;
 use crate::relay::Moment;
 use crate::world::say;
 
@@ -79,25 +79,6 @@ async fn forward(http: &Client, server: &str, request: Request) -> Response {
     response
 }
 
-/// A broker with companies that no other run has.
-fn wanted() -> Wanted {
-    let address = std::env::var("STOCK_TEST_MANAGEMENT_URL")
-        .expect("STOCK_TEST_MANAGEMENT_URL is not set: run `make test` or `make integration`");
-    let (login, host) = address.strip_prefix("http://").unwrap().split_once('@').unwrap();
-    let (user, password) = login.split_once(':').unwrap();
-    let suffix = jiff::Timestamp::now().as_microsecond();
-    Wanted {
-        management_url: format!("http://{host}"),
-        login: Login { user: user.to_owned(), password: password.to_owned() },
-        nodes: vec!["rabbit@localhost".to_owned()],
-        others: Vec::new(),
-        formed: true,
-        in_doubt: false,
-        queue_type: QueueType::Quorum,
-        companies: ["MSFT", "^GSPC", "BRK.B"].iter().map(|symbol| format!("{symbol}-{suffix}")).collect(),
-    }
-}
-
 async fn look(http: &Client, wanted: &Wanted) -> Seen {
     let management = Management { http, url: &wanted.management_url, login: &wanted.login };
     Seen {
@@ -115,7 +96,7 @@ async fn delete(http: &Client, wanted: &Wanted, path: &str) {
 /// Lets an operator work on a broker without policies and without the queues until it has nothing to do or dies; then the next one.
 /// Returns how many writes the first one made.
 async fn run(http: &Client, crash: Option<(usize, Moment)>) -> usize {
-    let wanted = wanted();
+    let wanted = wanted(&["MSFT", "^GSPC", "BRK.B"]);
     for (name, _) in policies() {
         delete(http, &wanted, &format!("policies/%2F/{name}")).await;
     }

@@ -8,37 +8,14 @@ use std::time::{Duration, Instant};
 
 use operator::database::decision::{Step, next_step};
 use operator::database::seen::Config;
-use operator::database::{Account, Credentials, ELECTION_TIMEOUT_MILLIS, Wanted, client, converge};
+use operator::database::{Credentials, Wanted, client, converge};
 use tokio::time::{sleep, timeout};
 
+use crate::replica_set;
 use crate::world::say;
 
 /// By so much each life is longer than the one before.
 const LONGER: Duration = Duration::from_millis(25);
-
-fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test` or `make integration`"))
-}
-
-/// As in `tests/database.rs`, which finds the members as this leaves them.
-fn set() -> (Wanted, Credentials) {
-    let account = |name: &str, password: &str| Account { name: name.to_owned(), password: password.to_owned() };
-    let wanted = Wanted {
-        set: "rs0".to_owned(),
-        members: variable("STOCK_TEST_MONGODB_MEMBERS").split(',').map(str::to_owned).collect(),
-        others: Vec::new(),
-        database: "stockmarket".to_owned(),
-        outdated: Vec::new(),
-        election_timeout_millis: ELECTION_TIMEOUT_MILLIS,
-    };
-    let credentials = Credentials {
-        key: std::fs::read_to_string(variable("STOCK_TEST_MONGODB_KEYFILE")).unwrap(),
-        administrator: account("administrator", "only for tests /1"),
-        application: account("application", "only@for:tests/2"),
-        monitoring: account("monitoring", "only for tests 3"),
-    };
-    (wanted, credentials)
-}
 
 async fn undisturbed(wanted: &Wanted, credentials: &Credentials) -> Config {
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -71,7 +48,7 @@ async fn dying(wanted: &Wanted, credentials: &Credentials) -> u32 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dying_at_any_moment_the_operator_leaves_the_database_as_it_should_be() {
     let began = Instant::now();
-    let (three, credentials) = set();
+    let (three, credentials) = replica_set::wanted();
     let one = Wanted { members: three.members[..1].to_vec(), others: three.members[1..].to_vec(), ..three.clone() };
     let patient = Wanted { election_timeout_millis: 3000, ..three.clone() };
     let mut renewed = credentials.clone();

@@ -10,5 +10,9 @@ mod api;
 mod broker;
 mod crashes;
 mod database;
+#[path = "../servers/rabbitmq.rs"]
+mod rabbitmq;
 mod relay;
+#[path = "../servers/replica_set.rs"]
+mod replica_set;
 mod world;
