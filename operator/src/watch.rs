@@ -15,6 +15,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, predicates, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
 
 use crate::crd::StockPipeline;
 use crate::names;
@@ -39,6 +40,8 @@ pub struct Stores {
     pub pods: Store<Pod>,
     /// The claims of the pods of stateful sets.
     pub claims: Store<PersistentVolumeClaim>,
+    /// All of them hold their first full list.
+    loaded: OnceCell<()>,
 }
 
 /// The watched type: one malformed resource is one error, not a dead watch.
@@ -84,6 +87,7 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
         jobs,
         pods,
         claims,
+        loaded: OnceCell::new(),
     };
     (controller, stores)
 }
@@ -128,7 +132,14 @@ where
 
 impl Stores {
     /// Waits until each store holds the first full list: before that, absence proves nothing.
+    ///
+    /// All passes wait at one place, for of several that wait for a store it wakes but one (kube-runtime 5.0.0, `DelayedInit`: the receiver of a
+    /// oneshot channel has one waker), and each of the others would lose its minute at the start of an operator.
     pub async fn ready(&self) {
+        self.loaded.get_or_init(|| self.load()).await;
+    }
+
+    async fn load(&self) {
         // A dropped writer means the process is ending; there is nothing left to wait for.
         let Self {
             secrets,
@@ -140,6 +151,7 @@ impl Stores {
             jobs,
             pods,
             claims,
+            loaded: _,
         } = self;
         drop(futures::join!(
             secrets.wait_until_ready(),
