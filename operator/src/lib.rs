@@ -12,6 +12,7 @@ pub mod compare;
 pub mod crd;
 pub mod database;
 pub mod error;
+pub mod external;
 pub mod http;
 pub mod lease;
 pub mod metrics;

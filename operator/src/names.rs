@@ -22,6 +22,11 @@ pub const APPLIED: &str = "stockpipeline.io/applied";
 /// Annotation of a pod template with the hash of the configuration its pods read at start only.
 pub const CONFIGURATION: &str = "stockpipeline.io/configuration";
 
+/// Annotation of a pod template with a fingerprint of the external broker's address, which its pods read at start only.
+pub const BROKER_ADDRESS: &str = "stockpipeline.io/broker-address";
+/// The same of the external database's.
+pub const DATABASE_ADDRESS: &str = "stockpipeline.io/database-address";
+
 /// Value of [`COMPONENT`] of what takes a node out of the broker's cluster.
 pub const BROKER_LEAVE: &str = "broker-leave";
 

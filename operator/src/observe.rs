@@ -1,19 +1,40 @@
 //! Looks at what runs inside the pods: asks the broker and the database, and lets each take its next step.
 //! Rule: bounded in time, side by side, and a failure is something seen, never the end of the pass.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::broker;
+use crate::broker::{self, BrokerError};
 use crate::claims;
-use crate::database::{self, windows};
+use crate::database::windows::{self, Latest};
+use crate::database::{self, DatabaseError};
+use crate::external::{BrokerAddress, DatabaseAddress};
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::roll;
 use crate::status::{BrokerNodes, Figures, Seen, System};
 
+/// What external parts said last, by the fingerprint of their address. One that serves is asked only when figures are due: it may be far away,
+/// and its logins may be counted.
+#[derive(Clone, Default)]
+pub struct Said {
+    /// The broker, with what nobody looks after there.
+    pub broker: Option<(String, System, Option<String>)>,
+    /// The database.
+    pub database: Option<(String, System)>,
+}
+
 /// Asks broker and database and fills in what they say; the companies' figures only when `figures` says so.
-pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, now: Timestamp, seen: &mut Seen) {
+pub async fn systems(
+    http: &reqwest::Client,
+    plan: &Plan,
+    figures: bool,
+    said: &mut Said,
+    now: Timestamp,
+    seen: &mut Seen,
+) {
     let outdated = |part| seen.set(part).map(|set| roll::outdated(set, &seen.pods, None, now)).unwrap_or_default();
     let broker_wanted = plan.broker_wanted(!outdated(Part::Broker).is_empty());
     let set = names::part(&plan.name, Part::Database);
@@ -21,12 +42,24 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, now: Ti
         outdated(Part::Database).iter().filter_map(|pod| claims::ordinal(&set, &pod.name_any())).collect();
     let database_wanted = plan.database_wanted(&outdated);
     let database_credentials = plan.database_credentials();
-    let (broker, database) = futures::join!(
-        broker::converge(http, &broker_wanted),
-        database::converge(&database_wanted, &database_credentials),
-    );
+    let Said { broker: broker_said, database: database_said } = said.clone();
+    let broker = async {
+        match &plan.external.broker {
+            None => Broker::Ours(broker::converge(http, &broker_wanted).await),
+            Some(Err(reason)) => Broker::Theirs(None, in_trouble(reason.clone()), None, BTreeMap::new()),
+            Some(Ok(address)) => ask_broker(http, plan, address, figures, broker_said).await,
+        }
+    };
+    let database = async {
+        match &plan.external.database {
+            None => Database::Ours(database::converge(&database_wanted, &database_credentials).await),
+            Some(Err(reason)) => Database::Theirs(None, in_trouble(reason.clone()), None),
+            Some(Ok(address)) => ask_database(plan, address, figures, database_said).await,
+        }
+    };
+    let (broker, database) = futures::join!(broker, database);
     match broker {
-        Ok(report) => {
+        Broker::Ours(Ok(report)) => {
             seen.may_lose_one.broker = Some(report.may_lose_a_node);
             seen.broker_nodes = report.nodes.as_ref().map(|nodes| BrokerNodes {
                 upto: nodes.iter().filter_map(|node| plan.broker_ordinal(node)).max().map_or(0, |highest| highest + 1),
@@ -37,46 +70,135 @@ pub async fn systems(http: &reqwest::Client, plan: &Plan, figures: bool, now: Ti
             seen.broker = Some(System { ready, waiting_for: report.waiting_for, trouble: report.alarm });
             seen.queues = report.queues;
         }
-        Err(error) => seen.broker = Some(System { ready: 0, waiting_for: Some(error.to_string()), trouble: true }),
+        Broker::Ours(Err(error)) => seen.broker = Some(in_trouble(error.to_string())),
+        Broker::Theirs(fingerprint, system, unattended, queues) => {
+            said.broker = fingerprint.map(|fingerprint| (fingerprint, system.clone(), unattended.clone()));
+            (seen.broker, seen.unattended, seen.queues) = (Some(system), unattended, queues);
+        }
     }
-    let mut primary = None;
+    let mut latest = None;
     match database {
-        Ok(report) => {
+        Database::Ours(Ok(report)) => {
             let ready = i32::try_from(report.members_ready).unwrap_or(i32::MAX);
             seen.database = Some(System { ready, waiting_for: report.waiting_for, trouble: report.refused });
             seen.database_members = report.configured.map(|hosts| plan.database_members_upto(&hosts));
             seen.may_lose_one.database = Some(report.may_lose_a_member);
-            primary = report.primary.filter(|_| report.writable);
+            seen.primary = report.primary.filter(|_| report.writable);
+            if figures && seen.primary.is_some() {
+                latest = Some(latest_windows(plan).await);
+            }
         }
-        Err(error) => seen.database = Some(System { ready: 0, waiting_for: Some(error.to_string()), trouble: true }),
+        Database::Ours(Err(error)) => seen.database = Some(in_trouble(error.to_string())),
+        Database::Theirs(fingerprint, system, windows) => {
+            said.database = fingerprint.map(|fingerprint| (fingerprint, system.clone()));
+            (seen.database, latest) = (Some(system), windows);
+        }
     }
-    seen.primary.clone_from(&primary);
-    if figures && primary.is_some() {
-        let symbols: Vec<String> = plan.companies.iter().map(|company| company.symbol.clone()).collect();
-        let latest = windows::latest_windows(
-            &plan.database_url(),
-            wire::env::default::MONGODB_DB,
-            wire::env::default::MONGODB_COLLECTION,
-            &symbols,
-        )
-        .await
-        .inspect_err(|error| tracing::warn!(%error, "cannot read the newest windows"))
-        .unwrap_or_default();
-        seen.figures = Some(
-            symbols
-                .into_iter()
-                .map(|symbol| {
-                    let (queue, window) = (seen.queues.get(&symbol), latest.get(&symbol));
-                    let figures = Figures {
-                        queued: queue.and_then(|queue| queue.ready),
-                        unacked: queue.and_then(|queue| queue.unacknowledged),
-                        windows: window.and_then(|window| window.windows),
-                        last_price: window.map(|window| window.price),
-                        last_window_at: window.map(|window| window.at),
-                    };
-                    (symbol, figures)
-                })
-                .collect(),
-        );
+    if let Some(latest) = latest {
+        seen.figures = Some(figures_of(plan, seen, &latest));
     }
+}
+
+/// What the broker answered.
+enum Broker {
+    /// The one we run.
+    Ours(Result<broker::Report, BrokerError>),
+    /// Somebody else's: the fingerprint of its address if it has one, how it is, what nobody looks after, its queues.
+    Theirs(Option<String>, System, Option<String>, BTreeMap<String, broker::QueueReport>),
+}
+
+/// What the database answered.
+enum Database {
+    /// The one we run.
+    Ours(Result<database::Report, DatabaseError>),
+    /// Somebody else's: the fingerprint of its address if it has one, how it is, the newest windows if they were read.
+    Theirs(Option<String>, System, Option<BTreeMap<String, Latest>>),
+}
+
+fn in_trouble(reason: String) -> System {
+    System { ready: 0, waiting_for: Some(reason), trouble: true }
+}
+
+async fn ask_broker(
+    http: &reqwest::Client,
+    plan: &Plan,
+    address: &BrokerAddress,
+    figures: bool,
+    said: Option<(String, System, Option<String>)>,
+) -> Broker {
+    let fingerprint = address.fingerprint.clone();
+    if let Some((of, system, unattended)) = said
+        && of == fingerprint
+        && system.waiting_for.is_none()
+        && !figures
+    {
+        return Broker::Theirs(Some(of), system, unattended, BTreeMap::new());
+    }
+    let wanted = broker::external::Wanted {
+        address,
+        pipeline: format!("{}.{}", plan.namespace, plan.name),
+        queue_type: plan.broker.queue_type.into(),
+        companies: symbols(plan),
+    };
+    let report = broker::external::converge(http, &wanted).await;
+    let trouble = report.waiting_for.is_some();
+    // A node counts only to tell one that blocks from one that refuses, see `Upstream`.
+    let system = System { ready: i32::from(report.blocks), waiting_for: report.waiting_for, trouble };
+    Broker::Theirs(Some(fingerprint), system, report.unattended, report.queues)
+}
+
+async fn ask_database(
+    plan: &Plan,
+    address: &DatabaseAddress,
+    figures: bool,
+    said: Option<(String, System)>,
+) -> Database {
+    let fingerprint = address.fingerprint.clone();
+    if let Some((of, system)) = said
+        && of == fingerprint
+        && system.waiting_for.is_none()
+        && !figures
+    {
+        return Database::Theirs(Some(of), system, None);
+    }
+    let companies = if figures { symbols(plan) } else { Vec::new() };
+    let (database, collection) = (wire::env::default::MONGODB_DB, wire::env::default::MONGODB_COLLECTION);
+    match database::external::look(address, database, collection, &companies).await {
+        Ok(latest) => {
+            let system = System { ready: 0, waiting_for: None, trouble: false };
+            Database::Theirs(Some(fingerprint), system, figures.then_some(latest))
+        }
+        Err(reason) => Database::Theirs(Some(fingerprint), in_trouble(reason), None),
+    }
+}
+
+fn symbols(plan: &Plan) -> Vec<String> {
+    plan.companies.iter().map(|company| company.symbol.clone()).collect()
+}
+
+async fn latest_windows(plan: &Plan) -> BTreeMap<String, Latest> {
+    windows::latest_windows(
+        &plan.database_url(),
+        wire::env::default::MONGODB_DB,
+        wire::env::default::MONGODB_COLLECTION,
+        &symbols(plan),
+    )
+    .await
+    .inspect_err(|error| tracing::warn!(%error, "cannot read the newest windows"))
+    .unwrap_or_default()
+}
+
+fn figures_of(plan: &Plan, seen: &Seen, latest: &BTreeMap<String, Latest>) -> BTreeMap<String, Figures> {
+    let of = |symbol: String| {
+        let (queue, window) = (seen.queues.get(&symbol), latest.get(&symbol));
+        let figures = Figures {
+            queued: queue.and_then(|queue| queue.ready),
+            unacked: queue.and_then(|queue| queue.unacknowledged),
+            windows: window.and_then(|window| window.windows),
+            last_price: window.map(|window| window.price),
+            last_window_at: window.map(|window| window.at),
+        };
+        (symbol, figures)
+    };
+    symbols(plan).into_iter().map(of).collect()
 }

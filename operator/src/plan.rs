@@ -1,6 +1,7 @@
 //! From the resource's text to checked values; pure.
 //! Rule: after a `Plan` exists nothing checks again, and building objects cannot fail.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -11,8 +12,9 @@ use crate::claims::Size;
 use crate::crd::{Broker, Database, Edge, Liveview, StockPipeline, Template};
 use crate::database;
 use crate::error::Error;
-use crate::names;
-use crate::read::{self, Credentials};
+use crate::external::External;
+use crate::names::{self, Part};
+use crate::read::{self, Credentials, key};
 
 /// Most members of the database (`spec.database.replicas`).
 const MEMBERS_MAX: i32 = 7;
@@ -105,6 +107,15 @@ pub struct Plan {
     pub edge: Edge,
     /// Generated credentials.
     pub credentials: Credentials,
+    /// Addresses of the parts that somebody else runs.
+    pub external: External,
+    /// Fingerprints of these addresses as pod templates carry them, by annotation: of those read, else of those that pods run with.
+    pub addresses: BTreeMap<&'static str, String>,
+}
+
+/// The annotation with the fingerprint of an external part's address.
+pub fn address_annotation(part: Part) -> &'static str {
+    if part == Part::Broker { names::BROKER_ADDRESS } else { names::DATABASE_ADDRESS }
 }
 
 impl Plan {
@@ -172,7 +183,27 @@ impl Plan {
             liveview: spec.liveview.clone(),
             edge: spec.edge.clone(),
             credentials,
+            external: External::default(),
+            addresses: BTreeMap::new(),
         })
+    }
+
+    /// Secret and key of the address by which programs reach broker or database.
+    pub fn address(&self, part: Part) -> (String, &str) {
+        let external = match part {
+            Part::Broker => self.broker.external.as_ref().map(|external| (&external.secret, &external.key)),
+            _ => self.database.external.as_ref().map(|external| (&external.secret, &external.key)),
+        };
+        match external {
+            Some((secret, key)) => (secret.clone(), key),
+            None => (names::credentials(&self.name, part), key::URL),
+        }
+    }
+
+    /// Annotations of pods that read the addresses of `parts`: an address of ours stays, one of somebody else's may change.
+    pub fn address_annotations(&self, parts: &[Part]) -> BTreeMap<String, String> {
+        let annotations = parts.iter().map(|part| address_annotation(*part));
+        annotations.filter_map(|name| Some((name.to_owned(), self.addresses.get(name)?.clone()))).collect()
     }
 
     /// Database members as `host:port`, by ordinal.
@@ -181,14 +212,14 @@ impl Plan {
     }
 
     fn database_member(&self, ordinal: i32) -> String {
-        let set = names::part(&self.name, names::Part::Database);
+        let set = names::part(&self.name, Part::Database);
         format!("{}:27017", names::pod_host(&set, ordinal, &set, &self.namespace))
     }
 
     /// The pod of a database member, `host:port`.
     pub fn database_pod(&self, member: &str) -> Option<String> {
         let ordinal = (0..MEMBERS_MAX).find(|ordinal| self.database_member(*ordinal) == member)?;
-        Some(format!("{}-{ordinal}", names::part(&self.name, names::Part::Database)))
+        Some(format!("{}-{ordinal}", names::part(&self.name, Part::Database)))
     }
 
     /// One more than the highest ordinal among `hosts`.
@@ -237,7 +268,7 @@ impl Plan {
 
     /// A node of the broker, `rabbit@host`.
     pub fn broker_node(&self, ordinal: i32) -> String {
-        let (set, nodes) = (names::part(&self.name, names::Part::Broker), names::broker_nodes(&self.name));
+        let (set, nodes) = (names::part(&self.name, Part::Broker), names::broker_nodes(&self.name));
         format!("rabbit@{}", names::pod_host(&set, ordinal, &nodes, &self.namespace))
     }
 
@@ -248,7 +279,7 @@ impl Plan {
 
     /// What `crate::broker` looks after; `in_doubt`: one of its pods is to be replaced.
     pub fn broker_wanted(&self, in_doubt: bool) -> broker::Wanted {
-        let service = names::part(&self.name, names::Part::Broker);
+        let service = names::part(&self.name, Part::Broker);
         broker::Wanted {
             management_url: format!("http://{service}.{}.svc:15672", self.namespace),
             login: broker::Login { user: read::BROKER_USER.into(), password: self.credentials.broker_password.clone() },

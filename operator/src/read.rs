@@ -110,15 +110,18 @@ impl Credentials {
         pairs.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.as_bytes().to_vec()))).collect()
     }
 
-    fn read(broker: &Secret, database: &Secret) -> Result<Self, Error> {
-        Ok(Self {
-            broker_password: value(broker, key::PASSWORD)?,
-            broker_cookie: value(broker, key::COOKIE)?,
-            database_keyfile: value(database, key::KEYFILE)?,
-            database_administrator: value(database, key::ADMINISTRATOR)?,
-            database_application: value(database, key::APPLICATION)?,
-            database_monitoring: value(database, key::MONITORING)?,
-        })
+    fn read_broker(&mut self, secret: &Secret) -> Result<(), Error> {
+        self.broker_password = value(secret, key::PASSWORD)?;
+        self.broker_cookie = value(secret, key::COOKIE)?;
+        Ok(())
+    }
+
+    fn read_database(&mut self, secret: &Secret) -> Result<(), Error> {
+        self.database_keyfile = value(secret, key::KEYFILE)?;
+        self.database_administrator = value(secret, key::ADMINISTRATOR)?;
+        self.database_application = value(secret, key::APPLICATION)?;
+        self.database_monitoring = value(secret, key::MONITORING)?;
+        Ok(())
     }
 }
 
@@ -147,9 +150,16 @@ pub async fn credentials(
 ) -> Result<Credentials, Error> {
     let fresh = Credentials::generate();
     let source = remembered.unwrap_or(&fresh);
-    let broker = secret(client, store, pipeline, Part::Broker, source, remembered.is_some()).await?;
-    let database = secret(client, store, pipeline, Part::Database, source, remembered.is_some()).await?;
-    Credentials::read(&broker, &database)
+    let restore = remembered.is_some();
+    let mut credentials = source.clone();
+    // What somebody else runs has no credentials of ours: nothing is made, and what is here in its place nobody uses.
+    if pipeline.spec.broker.external.is_none() {
+        credentials.read_broker(&secret(client, store, pipeline, Part::Broker, source, restore).await?)?;
+    }
+    if pipeline.spec.database.external.is_none() {
+        credentials.read_database(&secret(client, store, pipeline, Part::Database, source, restore).await?)?;
+    }
+    Ok(credentials)
 }
 
 async fn secret(

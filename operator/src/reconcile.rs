@@ -1,11 +1,12 @@
 //! The driver: read → plan → objects → apply → observe → status, and the error policy.
 //! Rule: a pass is whole, short and never waits; the same world twice writes nothing the second time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
@@ -17,12 +18,13 @@ use crate::apply::{self, Settled};
 use crate::claims::{self, Size};
 use crate::crd::{StockPipeline, StockPipelineStatus};
 use crate::error::{Error, Retry};
+use crate::external;
 use crate::metrics::Metrics;
 use crate::names::{self, Part};
 use crate::objects;
-use crate::observe;
+use crate::observe::{self, Said};
 use crate::ownership;
-use crate::plan::{Images, MayLoseOne, Plan};
+use crate::plan::{Images, MayLoseOne, Plan, address_annotation};
 use crate::read::{self, Credentials};
 use crate::roll;
 use crate::status::{self, BrokerNodes, Seen};
@@ -57,6 +59,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Objects that stay different however often they are applied.
     pub settled: Settled,
+    /// What was read of Secrets that users named.
+    pub secrets: external::Secrets,
     /// What earlier passes of this process knew, by uid.
     pub memory: Mutex<HashMap<String, Memory>>,
 }
@@ -74,6 +78,8 @@ pub struct Memory {
     broker: Option<Heard<BrokerNodes>>,
     /// What broker and database said last of losing a pod.
     may_lose_one: MayLoseOne,
+    /// What external parts said last.
+    said: Said,
     /// When the companies' figures were read last, whether they were news or not.
     figures_at: Option<Timestamp>,
 }
@@ -157,9 +163,9 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
     let mut seen = context.look_around(&pipeline);
     match plan(&pipeline, memory.credentials.as_ref(), context).await {
         Ok(mut plan) => {
-            let memory = memory.fresh(&plan, now);
+            let mut memory = memory.fresh(&plan, now);
             context.remember(&pipeline, |known| *known = memory.clone());
-            context.complete(&mut plan, &memory);
+            context.complete(&mut plan, &memory, &seen);
             let objects = objects::build(&plan);
             let Context { client, stores, metrics, settled, .. } = context;
             let applied = apply::apply(client, stores, metrics, settled, &plan, objects).await;
@@ -167,9 +173,12 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             (seen.stateful_sets, seen.deployments) = (applied.stateful_sets, applied.deployments);
             seen.errors = applied.failures;
             let due = status::figures_due(memory.figures_at, now);
-            observe::systems(&context.http, &plan, due, now, &mut seen).await;
+            observe::systems(&context.http, &plan, due, &mut memory.said, now, &mut seen).await;
             seen.errors.extend(context.roll(&plan, &seen, now).await);
-            context.remember(&pipeline, |memory| memory.hear(&plan, &seen, now));
+            context.remember(&pipeline, |known| {
+                known.said = memory.said;
+                known.hear(&plan, &seen, now);
+            });
         }
         Err(error) => seen.errors.push(error),
     }
@@ -222,7 +231,11 @@ async fn unreadable(object: &Guarded, error: Error, context: &Context) -> Result
 
 async fn plan(pipeline: &StockPipeline, remembered: Option<&Credentials>, context: &Context) -> Result<Plan, Error> {
     let credentials = read::credentials(&context.client, &context.stores.secrets, pipeline, remembered).await?;
-    Plan::new(pipeline, &context.images, credentials)
+    let mut plan = Plan::new(pipeline, &context.images, credentials)?;
+    context.keeps_its_data(&plan)?;
+    let settled = pipeline.status.as_ref().is_some_and(status::is_ready);
+    plan.external = context.secrets.read(&context.client, &plan.namespace, &pipeline.spec, settled).await;
+    Ok(plan)
 }
 
 /// Writes status and events, if they are news.
@@ -287,8 +300,27 @@ impl Context {
         }
     }
 
+    /// The schema refuses to make a part external that we run; a resource may be older than the schema, and what is not wanted is pruned.
+    fn keeps_its_data(&self, plan: &Plan) -> Result<(), Error> {
+        let external =
+            [(Part::Broker, plan.broker.external.is_some()), (Part::Database, plan.database.external.is_some())];
+        for (part, _) in external.into_iter().filter(|(_, external)| *external) {
+            let name = names::part(&plan.name, part);
+            let set = self.stores.stateful_sets.get(&ObjectRef::new(&name).within(&plan.namespace));
+            if set.is_some_and(|set| ownership::is_owned(set.as_ref(), &plan.owner.uid)) {
+                let part = part.name();
+                return Err(Error::InvalidSpec(format!(
+                    "spec.{part}.external is set, and statefulset {name} of this pipeline is there with its data: \
+                     take it out again, and make a new StockPipeline for the external {part}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Completes the wish with what is known of the systems inside.
-    fn complete(&self, plan: &mut Plan, memory: &Memory) {
+    fn complete(&self, plan: &mut Plan, memory: &Memory, seen: &Seen) {
+        plan.addresses = addresses(plan, seen);
         plan.may_lose_one = self.may_lose_one(plan, memory.may_lose_one);
         let database = memory.database.map(|heard| claims::Heard { members: heard.said, pods: heard.pods });
         plan.database_size = Size::new(plan.database.replicas, database, self.claimed(plan, Part::Database));
@@ -371,6 +403,25 @@ impl Context {
         let ready = alive.iter().filter(is_ready).count();
         self.metrics.pipelines(ready, alive.len() - ready);
     }
+}
+
+/// The fingerprints of external addresses. Where one cannot be read, that of the pods which run: a Secret that is gone or wrong replaces none.
+fn addresses(plan: &Plan, seen: &Seen) -> BTreeMap<&'static str, String> {
+    let broker = plan.external.broker.as_ref().map(|found| found.as_ref().ok().map(|found| found.fingerprint.clone()));
+    let database =
+        plan.external.database.as_ref().map(|found| found.as_ref().ok().map(|found| found.fingerprint.clone()));
+    let running = |annotation: &str| {
+        let annotations =
+            |deployment: &Deployment| deployment.spec.as_ref()?.template.metadata.as_ref()?.annotations.clone();
+        seen.deployments.iter().find_map(|deployment| annotations(deployment)?.get(annotation).cloned())
+    };
+    [(Part::Broker, broker), (Part::Database, database)]
+        .into_iter()
+        .filter_map(|(part, found)| {
+            let annotation = address_annotation(part);
+            Some((annotation, found?.or_else(|| running(annotation))?))
+        })
+        .collect()
 }
 
 fn owned<K: Resource + Clone>(objects: Vec<Arc<K>>, uid: &str) -> Vec<K> {

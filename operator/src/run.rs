@@ -117,6 +117,7 @@ pub async fn lead(
         images,
         metrics,
         settled: Default::default(),
+        secrets: Default::default(),
         memory: Default::default(),
     });
     let passes = controller

@@ -38,6 +38,8 @@ pub struct Seen {
     pub broker: Option<System>,
     /// What the database says of itself; none while nobody asked.
     pub database: Option<System>,
+    /// What nobody looks after at a broker that somebody else runs.
+    pub unattended: Option<String>,
     /// The database's primary.
     pub primary: Option<String>,
     /// One more than the highest ordinal among the members of the database's replica set, as its primary knows them.
@@ -165,6 +167,8 @@ pub mod reason {
     pub const WAITING: &str = "Waiting";
     /// Pods run, and the system in them does not serve yet.
     pub const FORMING: &str = "Forming";
+    /// What somebody else runs cannot be used: its Secret, its login, or itself.
+    pub const EXTERNAL: &str = "External";
     /// Pods of an older template are being replaced.
     pub const ROLLING: &str = "Rolling";
     /// Parts are not ready.
@@ -180,10 +184,17 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     // The schema allows 500.
     let company_count = i32::try_from(spec.companies.len()).unwrap_or(i32::MAX);
     let publishers = if spec.publisher.enabled { company_count } else { 0 };
-    let broker = set(seen, now, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref());
-    let database = set(seen, now, Part::Database, "DatabaseReady", spec.database.replicas, seen.database.as_ref());
+    let broker = match &spec.broker.external {
+        Some(_) => external(Part::Broker, "BrokerReady", seen.broker.as_ref(), seen.unattended.as_deref()),
+        None => set(seen, now, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref()),
+    };
+    let database = match &spec.database.external {
+        Some(_) => external(Part::Database, "DatabaseReady", seen.database.as_ref(), None),
+        None => set(seen, now, Part::Database, "DatabaseReady", spec.database.replicas, seen.database.as_ref()),
+    };
     // A majority of the nodes serves all queues that have one.
-    let majority = |system: &System| !system.trouble && system.ready > spec.broker.replicas / 2;
+    let majority =
+        |system: &System| spec.broker.external.is_none() && !system.trouble && system.ready > spec.broker.replicas / 2;
     let needs_broker = Upstream::new(&old, &broker, seen.broker.as_ref(), seen.broker.as_ref().is_some_and(majority));
     let needs_database = Upstream::new(&old, &database, seen.database.as_ref(), seen.primary.is_some());
     let publishers = deployed(seen, now, Part::Publisher, "PublishersReady", publishers, &[&needs_broker]);
@@ -194,9 +205,10 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     let edge = deployed(seen, now, Part::Edge, "EdgeReady", spec.edge.replicas, &[]);
 
     let ratio = |judgement: &Judgement| PartStatus { ready: Some(format!("{}/{}", judgement.ready, judgement.wanted)) };
+    let elsewhere = || PartStatus { ready: Some("external".into()) };
     let parts = Parts {
-        broker: ratio(&broker),
-        database: ratio(&database),
+        broker: spec.broker.external.as_ref().map_or_else(|| ratio(&broker), |_| elsewhere()),
+        database: spec.database.external.as_ref().map_or_else(|| ratio(&database), |_| elsewhere()),
         publishers: ratio(&publishers),
         consumers: ratio(&consumers),
         liveview: ratio(&liveview),
@@ -283,6 +295,19 @@ fn overall(judgements: &[Judgement], errors: &[Error]) -> Vec<Condition> {
         condition("Progressing", progressing, progressing_reason, progressing_message),
         condition("Degraded", degraded, degraded_reason, degraded_message),
     ]
+}
+
+/// Judges a broker or database that somebody else runs; it has no pods here.
+fn external(part: Part, type_: &'static str, system: Option<&System>, unattended: Option<&str>) -> Judgement {
+    let (reason, message, trouble) = match system {
+        None => (reason::FORMING, "somebody else runs it; whether it serves is asked next".into(), false),
+        Some(System { waiting_for: Some(waiting), trouble, .. }) => (reason::EXTERNAL, waiting.clone(), *trouble),
+        Some(_) => {
+            let unattended = unattended.map_or_else(String::new, |unattended| format!("; {unattended}"));
+            (reason::READY, format!("somebody else runs it, and it serves{unattended}"), false)
+        }
+    };
+    Judgement { type_, part, ready: 0, wanted: 0, reason, message, trouble }
 }
 
 /// Judges a StatefulSet and the system that runs in it.

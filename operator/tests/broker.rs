@@ -38,7 +38,7 @@ async fn clear(http: &Client, wanted: &Wanted) {
 }
 
 fn management<'a>(http: &'a Client, wanted: &'a Wanted) -> Management<'a> {
-    Management { http, url: &wanted.management_url, login: &wanted.login }
+    Management { http, url: &wanted.management_url, login: &wanted.login, virtual_host: "/" }
 }
 
 async fn look(http: &Client, wanted: &Wanted) -> Seen {

@@ -103,6 +103,11 @@ fn the_production_example_builds_what_was_reviewed() {
     matches_its_golden_file("production");
 }
 
+#[test]
+fn the_external_example_builds_what_was_reviewed() {
+    matches_its_golden_file("external");
+}
+
 /// Three nodes become one, and the last of them leaves.
 fn leaving() -> Objects {
     let mut plan = plan(&read("demo"));
@@ -247,7 +252,7 @@ fn a_duration_as_people_write_it_reaches_the_consumers_in_milliseconds() {
 #[test]
 fn every_pod_passes_the_restricted_pod_security_standard_whatever_its_template_says() {
     let mut worlds: Vec<Objects> =
-        ["minimal", "demo", "symbols", "production"].iter().map(|example| build(&read(example))).collect();
+        ["minimal", "demo", "symbols", "production", "external"].iter().map(|example| build(&read(example))).collect();
     worlds.push(leaving());
     for objects in worlds {
         let templates = objects

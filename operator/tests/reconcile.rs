@@ -419,6 +419,21 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
             json!({"companies": one, "edge": {"template": {"labels": {"app.kubernetes.io/name": "x"}}}}),
             "template.labels must not use the prefixes",
         ),
+        (
+            "whose-broker",
+            json!({"companies": one, "broker": {"replicas": 3, "external": {"secret": "rabbit"}}}),
+            "broker.external excludes broker.replicas, storage and template",
+        ),
+        (
+            "whose-database",
+            json!({"companies": one, "database": {"storage": {"size": "1Gi"}, "external": {"secret": "mongo"}}}),
+            "database.external excludes database.replicas",
+        ),
+        (
+            "nobodys",
+            json!({"companies": one, "broker": {"external": {"secret": ""}}}),
+            "broker.external.secret must name a Secret",
+        ),
         ("a.dotted-name", json!({"companies": one}), "metadata.name must be 1 to 40 lower-case letters"),
     ];
     let resource = kube::api::ApiResource::erase::<StockPipeline>(&());
@@ -431,6 +446,8 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
     world.create("fixed", &["MSFT"]).await;
     for (change, sentence) in [
         (json!({"broker": {"replicas": 2}}), "broker.replicas must be 1, 3 or 5"),
+        (json!({"broker": {"external": {"secret": "rabbit"}}}), "broker.external cannot be set or taken away later"),
+        (json!({"database": {"external": {"secret": "mongo"}}}), "database.external cannot be set or taken away later"),
         (json!({"broker": {"storage": {"size": "5Gi"}}}), "storage cannot be changed yet"),
     ] {
         let patch = json!({"spec": change});

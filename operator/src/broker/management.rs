@@ -41,7 +41,12 @@ pub struct Management<'a> {
     pub url: &'a str,
     /// Who asks.
     pub login: &'a Login,
+    /// The virtual host of policies and queues.
+    pub virtual_host: &'a str,
 }
+
+/// The virtual host every broker begins with.
+pub const DEFAULT_VIRTUAL_HOST: &str = "/";
 
 /// A node the cluster knows, running or not.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -151,16 +156,16 @@ impl Management<'_> {
         self.get("nodes?columns=name,running,mem_alarm,disk_free_alarm").await
     }
 
-    /// The policies of the virtual host `/`, by name.
+    /// The policies, by name.
     ///
     /// # Errors
     /// See [`Failure`].
     pub async fn policies(&self) -> Result<BTreeMap<String, Policy>, Failure> {
-        let policies: Vec<NamedPolicy> = self.get("policies/%2F").await?;
+        let policies: Vec<NamedPolicy> = self.get(&self.of_host("policies", "")).await?;
         Ok(policies.into_iter().map(|named| (named.name, named.policy)).collect())
     }
 
-    /// The queues of the virtual host `/`, by name.
+    /// The queues, by name.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -169,8 +174,9 @@ impl Management<'_> {
         let mut page = 1;
         loop {
             let path = format!(
-                "queues/%2F?page={page}&page_size={PAGE}&columns=name,type,messages_ready,\
-                 messages_unacknowledged,consumers,members,online,node,exclusive"
+                "{}?page={page}&page_size={PAGE}&columns=name,type,messages_ready,\
+                 messages_unacknowledged,consumers,members,online,node,exclusive",
+                self.of_host("queues", "")
             );
             let answer: Page = self.get(&path).await?;
             queues.extend(answer.items.into_iter().map(|queue| (queue.name.clone(), queue)));
@@ -186,9 +192,20 @@ impl Management<'_> {
     /// # Errors
     /// See [`Failure`].
     pub async fn put_policy(&self, name: &str, policy: &Policy) -> Result<(), Failure> {
-        let path = format!("policies/%2F/{}", encode(name));
+        let path = self.of_host("policies", name);
         send(self.request(Method::PUT, &path).json(policy)).await?;
         Ok(())
+    }
+
+    /// Takes a policy away. Does nothing when there is none.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn delete_policy(&self, name: &str) -> Result<(), Failure> {
+        match send(self.request(Method::DELETE, &self.of_host("policies", name))).await {
+            Ok(_) | Err(Failure::Refused { status: 404, .. }) => Ok(()),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Makes a durable queue whose only argument is its type; any other argument would bring programs that declare the
@@ -197,7 +214,7 @@ impl Management<'_> {
     /// # Errors
     /// See [`Failure`].
     pub async fn declare_queue(&self, name: &str, queue_type: &str) -> Result<(), Failure> {
-        let path = format!("queues/%2F/{}", encode(name));
+        let path = self.of_host("queues", name);
         let queue = serde_json::json!({
             "durable": true,
             "auto_delete": false,
@@ -212,7 +229,7 @@ impl Management<'_> {
     /// # Errors
     /// See [`Failure`]; while another change of the queue's membership is under way, or the node is joining, [`Failure::Unreachable`].
     pub async fn add_member(&self, queue: &str, node: &str) -> Result<(), Failure> {
-        let path = format!("queues/quorum/%2F/{}/replicas/add", encode(queue));
+        let path = self.of_host("queues/quorum", queue) + "/replicas/add";
         send(self.request(Method::POST, &path).json(&serde_json::json!({"node": node}))).await?;
         Ok(())
     }
@@ -222,7 +239,7 @@ impl Management<'_> {
     /// # Errors
     /// As [`Self::add_member`].
     pub async fn delete_member(&self, queue: &str, node: &str) -> Result<(), Failure> {
-        let path = format!("queues/quorum/%2F/{}/replicas/delete", encode(queue));
+        let path = self.of_host("queues/quorum", queue) + "/replicas/delete";
         send(self.request(Method::DELETE, &path).json(&serde_json::json!({"node": node}))).await?;
         Ok(())
     }
@@ -232,7 +249,7 @@ impl Management<'_> {
     /// # Errors
     /// See [`Failure`].
     pub async fn look_closer(&self, queue: &mut Queue) -> Result<(), Failure> {
-        let replicas: Vec<Replica> = self.get(&format!("queues/quorum/%2F/{}/status", encode(&queue.name))).await?;
+        let replicas: Vec<Replica> = self.get(&(self.of_host("queues/quorum", &queue.name) + "/status")).await?;
         let nodes = |which: &dyn Fn(&Replica) -> bool| {
             Some(replicas.iter().filter(|replica| which(replica)).map(|replica| replica.node.clone()).collect())
         };
@@ -240,6 +257,12 @@ impl Management<'_> {
         queue.online = nodes(&|replica| matches!(replica.state.as_str(), "leader" | "follower"));
         queue.voters = nodes(&|replica| replica.membership == "voter");
         Ok(())
+    }
+
+    /// Path of one thing of the virtual host; with an empty name, of all of that kind.
+    fn of_host(&self, kind: &str, name: &str) -> String {
+        let all = format!("{kind}/{}", encode(self.virtual_host));
+        if name.is_empty() { all } else { format!("{all}/{}", encode(name)) }
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {

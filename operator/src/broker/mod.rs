@@ -2,6 +2,7 @@
 //! Rule: look, decide, act; the decision is pure ([`decision`]), an act is made only when the look found it missing.
 
 pub mod decision;
+pub mod external;
 pub mod management;
 pub mod membership;
 #[cfg(test)]
@@ -14,7 +15,7 @@ pub use decision::{CLASSIC_POLICY, CONSUMER_TIMEOUT_MILLIS, QUORUM_POLICY, Wante
 use decision::{Seen, Step, is_formed, may_lose_a_node, next_steps, waiting_for};
 use futures::{StreamExt, stream};
 pub use management::Login;
-use management::{Failure, Management, Queue};
+use management::{DEFAULT_VIRTUAL_HOST, Failure, Management, Queue};
 
 /// Acts under way at once; a broker with many new companies shall not hold up the pass.
 const TOGETHER: usize = 8;
@@ -110,7 +111,8 @@ pub enum BrokerError {
 /// # Errors
 /// The broker answered and refused; see [`BrokerError`].
 pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report, BrokerError> {
-    let management = Management { http, url: &wanted.management_url, login: &wanted.login };
+    let management =
+        Management { http, url: &wanted.management_url, login: &wanted.login, virtual_host: DEFAULT_VIRTUAL_HOST };
     let mut seen = match observe(&management, wanted).await {
         Ok(seen) => seen,
         Err(failure) => return failed(wanted, "show its state", failure),
@@ -208,9 +210,25 @@ fn failed(wanted: &Wanted, act: &str, failure: Failure) -> Result<Report, Broker
 /// What a pass that saw `seen` has to say.
 pub fn report(wanted: &Wanted, seen: &Seen) -> Report {
     let waiting_for = waiting_for(wanted, seen);
+    let alarm = seen.nodes.iter().any(|node| node.mem_alarm || node.disk_free_alarm);
+    Report {
+        ready: waiting_for.is_none(),
+        nodes_running: seen.running(),
+        nodes: Some(seen.nodes.iter().map(|node| node.name.clone()).collect()),
+        formed: is_formed(wanted, seen),
+        may_leave: membership::next_to_leave(wanted, seen)
+            .filter(|node| membership::holds(wanted, seen, node).is_none())
+            .map(str::to_owned),
+        may_lose_a_node: may_lose_a_node(wanted, seen),
+        alarm,
+        queues: queue_reports(&wanted.companies, seen),
+        waiting_for,
+    }
+}
+
+fn queue_reports(companies: &[String], seen: &Seen) -> BTreeMap<String, QueueReport> {
     let count = |nodes: &Option<Vec<String>>| nodes.as_ref().and_then(|nodes| u32::try_from(nodes.len()).ok());
-    let queues = wanted
-        .companies
+    companies
         .iter()
         .filter_map(|company| {
             let queue = seen.queues.get(company)?;
@@ -224,19 +242,5 @@ pub fn report(wanted: &Wanted, seen: &Seen) -> Report {
             };
             Some((company.clone(), report))
         })
-        .collect();
-    let alarm = seen.nodes.iter().any(|node| node.mem_alarm || node.disk_free_alarm);
-    Report {
-        ready: waiting_for.is_none(),
-        nodes_running: seen.running(),
-        nodes: Some(seen.nodes.iter().map(|node| node.name.clone()).collect()),
-        formed: is_formed(wanted, seen),
-        may_leave: membership::next_to_leave(wanted, seen)
-            .filter(|node| membership::holds(wanted, seen, node).is_none())
-            .map(str::to_owned),
-        may_lose_a_node: may_lose_a_node(wanted, seen),
-        alarm,
-        queues,
-        waiting_for,
-    }
+        .collect()
 }

@@ -1,9 +1,11 @@
 //! The StockPipeline resource: data, defaults and the rules the API server itself can judge.
 //! Rule: a field exists when a user would miss it; what the schema refuses, it refuses with a sentence.
 
+mod external;
 mod status;
 mod template;
 
+pub use external::{ExternalBroker, ExternalDatabase};
 pub use status::{CompanyStatus, PartStatus, Parts, ScaleStatus, StockPipelineStatus};
 pub use template::Template;
 
@@ -174,7 +176,20 @@ pub struct Consumer {
 /// RabbitMQ.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.external) == has(oldSelf.external)").message(
+        "broker.external cannot be set or taken away later, for the messages lie where they are: make a new StockPipeline, let this one's queues run empty, then delete it"
+    ),
+    validation = Rule::new(format!(
+        "!has(self.external) || (self.replicas == {} && self.storage.size == '{}' && !has(self.storage.class) && !has(self.template))",
+        defaults::broker_replicas(), defaults::broker_storage().size
+    ))
+    .message("broker.external excludes broker.replicas, storage and template: nothing of the broker is made")
+)]
 pub struct Broker {
+    /// A broker that somebody else runs: none is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalBroker>,
     /// Nodes: 1, 3 or 5. Each queue has a replica on every node; a node leaves only when those that remain hold all messages.
     #[serde(default = "defaults::broker_replicas")]
     #[x_kube(
@@ -215,7 +230,20 @@ impl From<QueueType> for wire::queue::QueueType {
 /// The MongoDB replica set.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.external) == has(oldSelf.external)").message(
+        "database.external cannot be set or taken away later, for the windows lie where they are: make a new StockPipeline, and copy them with mongodump and mongorestore"
+    ),
+    validation = Rule::new(format!(
+        "!has(self.external) || (self.replicas == {} && self.electionTimeoutMilliseconds == {} && self.storage.size == '{}' && !has(self.storage.class) && !has(self.template))",
+        defaults::database_replicas(), defaults::election_timeout(), defaults::database_storage().size
+    ))
+    .message("database.external excludes database.replicas, electionTimeoutMilliseconds, storage and template: nothing of the database is made")
+)]
 pub struct Database {
+    /// A database that somebody else runs: none is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalDatabase>,
     /// Members: 1, 3, 5 or 7. They join and leave one at a time; the volume of a member that has left goes with it.
     #[serde(default = "defaults::database_replicas")]
     #[x_kube(
@@ -369,6 +397,7 @@ impl Default for Consumer {
 impl Default for Broker {
     fn default() -> Self {
         Self {
+            external: None,
             replicas: defaults::broker_replicas(),
             queue_type: QueueType::default(),
             storage: defaults::broker_storage(),
@@ -380,6 +409,7 @@ impl Default for Broker {
 impl Default for Database {
     fn default() -> Self {
         Self {
+            external: None,
             replicas: defaults::database_replicas(),
             election_timeout_milliseconds: defaults::election_timeout(),
             storage: defaults::database_storage(),

@@ -17,9 +17,9 @@ use super::client::{close, code_of, first_line};
 use super::document::integer;
 
 /// Longest time for all companies together.
-const READ: Duration = Duration::from_secs(3);
+pub(super) const READ: Duration = Duration::from_secs(3);
 /// Reads under way at once; the client holds as many connections.
-const TOGETHER: u32 = 2;
+pub(super) const TOGETHER: u32 = 2;
 
 /// The newest window of a company.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +73,7 @@ pub async fn latest_windows(
     }
 }
 
-async fn read(
+pub(super) async fn read(
     client: &Client,
     database: &str,
     collection: &str,

@@ -42,8 +42,11 @@ const DISK_RESERVE: f64 = 0.2;
 /// More than this need not stay free on a large volume, bytes.
 const DISK_RESERVE_MAX: u64 = 2_000_000_000;
 
-/// Adds the broker's objects.
+/// Adds the broker's objects; none when somebody else runs it.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
+    if plan.broker.external.is_some() {
+        return;
+    }
     let selector = names::selector(&plan.name, Part::Broker);
     let name = names::part(&plan.name, Part::Broker);
     let nodes = names::broker_nodes(&plan.name);

@@ -1,15 +1,12 @@
 //! The consumers: one Deployment per company, dedicated to its queue; of several pods one works and the others stand by.
 //! Rule: which of them works is theirs to settle, by a lease in the database; nothing here may lean on there being one pod.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::Container;
 use wire::env;
 
 use super::{Objects, Replace, pod, workload};
 use crate::names::{self, Part};
 use crate::plan::{Company, Plan};
-use crate::read::key;
 
 /// Adds the consumers.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
@@ -23,7 +20,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         }
         let template = pod::template(pod::Pod {
             selector: &selector,
-            annotations: BTreeMap::from([(names::SYMBOL.into(), company.symbol.clone())]),
+            annotations: workload::annotations(plan, company, &[Part::Broker, Part::Database]),
             user: workload::USER,
             grace: 15,
             container: container(plan, company),
@@ -42,8 +39,8 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
 
 fn container(plan: &Plan, company: &Company) -> Container {
     let mut variables = vec![
-        pod::env_secret(env::RABBITMQ_URL, &names::credentials(&plan.name, Part::Broker), key::URL),
-        pod::env_secret(env::MONGODB_URL, &names::credentials(&plan.name, Part::Database), key::URL),
+        workload::address(plan, env::RABBITMQ_URL, Part::Broker),
+        workload::address(plan, env::MONGODB_URL, Part::Database),
         pod::env(env::MONGODB_DB, env::default::MONGODB_DB),
         pod::env(env::MONGODB_COLLECTION, env::default::MONGODB_COLLECTION),
         pod::env(env::QUEUE_NAME, &company.symbol),

@@ -15,8 +15,11 @@ const PORT: u16 = 27017;
 /// User of the upstream image.
 const USER: i64 = 999;
 
-/// Adds the database's objects.
+/// Adds the database's objects; none when somebody else runs it.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
+    if plan.database.external.is_some() {
+        return;
+    }
     let selector = names::selector(&plan.name, Part::Database);
     let name = names::part(&plan.name, Part::Database);
     let credentials = names::credentials(&plan.name, Part::Database);

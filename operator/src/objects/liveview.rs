@@ -1,15 +1,12 @@
 //! The live page: Deployment, headless Service, disruption budget.
 //! Rule: the Service names only ready pods, and a pod leaves it before it stops serving.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::{Container, Lifecycle, LifecycleHandler, Service, ServiceSpec, SleepAction};
 use wire::env;
 
 use super::{Objects, Replace, pod, workload};
 use crate::names::{self, Part};
 use crate::plan::Plan;
-use crate::read::key;
 
 /// Adds the live page's objects.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
@@ -34,7 +31,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         name: "liveview".into(),
         command: Some(vec!["/stock-liveview".into()]),
         env: Some(vec![
-            pod::env_secret(env::MONGODB_URL, &names::credentials(&plan.name, Part::Database), key::URL),
+            workload::address(plan, env::MONGODB_URL, Part::Database),
             pod::env(env::MONGODB_DB, env::default::MONGODB_DB),
             pod::env(env::MONGODB_COLLECTION, env::default::MONGODB_COLLECTION),
             pod::env(env::PORT, env::default::PORT.to_string()),
@@ -53,7 +50,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     };
     let template = pod::template(pod::Pod {
         selector: &selector,
-        annotations: BTreeMap::new(),
+        annotations: plan.address_annotations(&[Part::Database]),
         user: workload::USER,
         grace: 20,
         container,

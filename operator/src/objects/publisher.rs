@@ -1,15 +1,12 @@
 //! The publishers: one Deployment per company, so that a new company disturbs none of the others.
 //! Rule: one pod per company; a second one would be a second source of the same trades.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::Container;
 use wire::env;
 
 use super::{Objects, Replace, pod, workload};
 use crate::names::{self, Part};
 use crate::plan::{Company, Plan};
-use crate::read::key;
 
 /// Adds the publishers.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
@@ -20,7 +17,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         let selector = names::company_selector(&plan.name, Part::Publisher, &company.slug);
         let template = pod::template(pod::Pod {
             selector: &selector,
-            annotations: BTreeMap::from([(names::SYMBOL.into(), company.symbol.clone())]),
+            annotations: workload::annotations(plan, company, &[Part::Broker]),
             user: workload::USER,
             grace: 15,
             container: container(plan, company),
@@ -38,7 +35,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
 
 fn container(plan: &Plan, company: &Company) -> Container {
     let mut variables = vec![
-        pod::env_secret(env::RABBITMQ_URL, &names::credentials(&plan.name, Part::Broker), key::URL),
+        workload::address(plan, env::RABBITMQ_URL, Part::Broker),
         pod::env(env::COMPANY, &company.symbol),
         pod::env(env::QUEUE_TYPE, workload::queue_type(plan)),
         // Milliseconds; the shortest decimal that says the same, so 2 and not 2.0.

@@ -1,11 +1,14 @@
 //! What the pods of our own programs share.
 //! Rule: a program is started by its path, not by an image's entrypoint.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 use wire::env;
 
 use super::pod;
-use crate::plan::Plan;
+use crate::names::{self, Part};
+use crate::plan::{Company, Plan};
 
 /// User of our own images, which are built from scratch and know no names.
 pub(super) const USER: i64 = 65532;
@@ -13,6 +16,19 @@ pub(super) const USER: i64 = 65532;
 /// The queue type as the programs take it.
 pub(super) fn queue_type(plan: &Plan) -> &'static str {
     wire::queue::QueueType::from(plan.broker.queue_type).as_str()
+}
+
+/// The variable with the address of broker or database; it comes from a Secret and is in no template.
+pub(super) fn address(plan: &Plan, name: &str, part: Part) -> EnvVar {
+    let (secret, key) = plan.address(part);
+    pod::env_secret(name, &secret, key)
+}
+
+/// Annotations of the pods of one company, which read the addresses of `parts`.
+pub(super) fn annotations(plan: &Plan, company: &Company, parts: &[Part]) -> BTreeMap<String, String> {
+    let mut annotations = plan.address_annotations(parts);
+    annotations.insert(names::SYMBOL.into(), company.symbol.clone());
+    annotations
 }
 
 /// The container of a program without a page: publisher or consumer.

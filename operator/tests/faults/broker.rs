@@ -80,7 +80,7 @@ async fn forward(http: &Client, server: &str, request: Request) -> Response {
 }
 
 async fn look(http: &Client, wanted: &Wanted) -> Seen {
-    let management = Management { http, url: &wanted.management_url, login: &wanted.login };
+    let management = Management { http, url: &wanted.management_url, login: &wanted.login, virtual_host: "/" };
     Seen {
         nodes: management.nodes().await.unwrap(),
         policies: management.policies().await.unwrap(),

@@ -8,8 +8,10 @@
 
 mod api;
 mod broker;
+mod cost;
 mod crashes;
 mod database;
+mod external;
 #[path = "../servers/rabbitmq.rs"]
 mod rabbitmq;
 mod relay;

@@ -79,6 +79,8 @@ struct State {
     disturbance: Disturbance,
     requests: usize,
     writes: Vec<String>,
+    /// Without those that open a watch.
+    reads: Vec<String>,
     watches: usize,
 }
 
@@ -115,6 +117,16 @@ impl Relay {
     /// All writes since the last [`Self::disturb`], as method and path.
     pub fn writes(&self) -> Vec<String> {
         self.state().writes.clone()
+    }
+
+    /// All reads since then, watches apart.
+    pub fn reads(&self) -> Vec<String> {
+        self.state().reads.clone()
+    }
+
+    /// Counts anew from now on.
+    pub fn forget(&self) {
+        self.disturb(Disturbance::None);
     }
 
     /// The watches that were opened.
@@ -168,6 +180,8 @@ impl Relay {
         let is_write = request.method() != Method::GET;
         if is_write {
             state.writes.push(name.clone());
+        } else if !is_watch {
+            state.reads.push(name.clone());
         }
         match state.disturbance {
             Disturbance::Crash { write, moment } if is_write && state.writes.len() == write => Fate::Die(moment),

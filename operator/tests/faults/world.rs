@@ -132,21 +132,33 @@ impl World {
 
     /// Everything of the kinds the operator makes, whoever made it, and the pipeline's status.
     pub async fn picture(&self) -> Picture {
-        let mut picture = Picture::new();
-        self.add::<Secret>(&mut picture).await;
-        self.add::<ConfigMap>(&mut picture).await;
-        self.add::<Service>(&mut picture).await;
-        self.add::<PodDisruptionBudget>(&mut picture).await;
-        self.add::<StatefulSet>(&mut picture).await;
-        self.add::<Deployment>(&mut picture).await;
-        self.add::<Job>(&mut picture).await;
-        self.add::<PersistentVolumeClaim>(&mut picture).await;
-        self.add::<Pod>(&mut picture).await;
-        self.add::<StockPipeline>(&mut picture).await;
+        let mut picture = self.objects().await;
+        picture.iter_mut().for_each(|(name, value)| simplify(name, value));
         picture
     }
 
-    async fn add<K>(&self, picture: &mut Picture)
+    /// The same with nothing but the resource version of each.
+    pub async fn versions(&self) -> BTreeMap<String, String> {
+        let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+        self.objects().await.iter().map(|(name, object)| (name.clone(), version(object))).collect()
+    }
+
+    async fn objects(&self) -> Picture {
+        let mut objects = Picture::new();
+        self.add::<Secret>(&mut objects).await;
+        self.add::<ConfigMap>(&mut objects).await;
+        self.add::<Service>(&mut objects).await;
+        self.add::<PodDisruptionBudget>(&mut objects).await;
+        self.add::<StatefulSet>(&mut objects).await;
+        self.add::<Deployment>(&mut objects).await;
+        self.add::<Job>(&mut objects).await;
+        self.add::<PersistentVolumeClaim>(&mut objects).await;
+        self.add::<Pod>(&mut objects).await;
+        self.add::<StockPipeline>(&mut objects).await;
+        objects
+    }
+
+    async fn add<K>(&self, objects: &mut Picture)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -155,18 +167,8 @@ impl World {
             + serde::de::DeserializeOwned,
     {
         for object in self.api::<K>().list(&ListParams::default()).await.unwrap() {
-            let kind = K::kind(&());
             let text = serde_json::to_string(&object).unwrap().replace(&self.namespace, "NAMESPACE");
-            let mut value: Value = serde_json::from_str(&text).unwrap();
-            normalise(&mut value);
-            let said = value.as_object_mut().unwrap();
-            match kind.as_ref() {
-                "Secret" => said["data"].as_object_mut().unwrap().values_mut().for_each(|value| *value = json!("...")),
-                // Theirs is of the controllers', and here of the API server's defaults.
-                "StockPipeline" => {}
-                _ => drop(said.remove("status")),
-            }
-            picture.insert(format!("{kind}/{}", object.name_any()), value);
+            objects.insert(format!("{}/{}", K::kind(&()), object.name_any()), serde_json::from_str(&text).unwrap());
         }
     }
 
@@ -247,6 +249,21 @@ impl Operator {
         self.relay.disturb(Disturbance::None);
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Leaves what two worlds can be compared by.
+fn simplify(name: &str, value: &mut Value) {
+    normalise(value);
+    let said = value.as_object_mut().unwrap();
+    match name.split('/').next() {
+        Some("Secret") => {
+            let data = said["data"].as_object_mut().unwrap();
+            data.values_mut().for_each(|value| *value = json!("..."));
+        }
+        // Theirs is of the controllers', and here of the API server's defaults.
+        Some("StockPipeline") => {}
+        _ => drop(said.remove("status")),
     }
 }
 

@@ -1,0 +1,284 @@
+//! Addresses of a broker or database that somebody else runs, from the Secret a user named.
+//! Rule: read by name and seldom, for the watches hold our own objects only; no content is ever told, logged or put into an object.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, ResourceExt};
+use lapin::uri::AMQPUri;
+
+use crate::broker::Login;
+use crate::crd::{ExternalBroker, ExternalDatabase, StockPipelineSpec};
+use crate::objects::fingerprint;
+
+/// A Secret is read anew after this long while all is well: two of them cost the API server 0.07 requests a second.
+const SETTLED: Duration = Duration::from_secs(30);
+/// The same while something is amiss, and the Secret may be what somebody is about to mend.
+const IN_DOUBT: Duration = Duration::from_secs(5);
+/// A Secret that nobody asked for in this long is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+/// Longest value that is kept, in bytes: a Secret may hold up to a megabyte of other things.
+const VALUE_MAX: usize = 8192;
+
+/// What was read for the external parts of a pipeline; a part that is not external is `None`, an `Err` is what its condition says.
+#[derive(Clone, Debug, Default)]
+pub struct External {
+    /// The broker's.
+    pub broker: Option<Result<BrokerAddress, String>>,
+    /// The database's.
+    pub database: Option<Result<DatabaseAddress, String>>,
+}
+
+/// How an external broker is reached.
+#[derive(Clone)]
+pub struct BrokerAddress {
+    /// Where that was read.
+    pub source: ExternalBroker,
+    /// Of AMQP, tried in turn.
+    pub addresses: Vec<AMQPUri>,
+    /// Of the management interface: URL without a login, and the login; absent when the Secret has none; an `Err` says what is wrong with it.
+    pub management: Option<Result<(String, Login), String>>,
+    /// Changes with the address of the programs and gives nothing of it away.
+    pub fingerprint: String,
+}
+
+/// How an external database is reached.
+#[derive(Clone)]
+pub struct DatabaseAddress {
+    /// Where that was read.
+    pub source: ExternalDatabase,
+    /// The connection string.
+    pub url: String,
+    /// Changes with it and gives nothing of it away.
+    pub fingerprint: String,
+}
+
+impl fmt::Debug for BrokerAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "BrokerAddress(of secret {}, not shown)", self.source.secret)
+    }
+}
+
+impl fmt::Debug for DatabaseAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "DatabaseAddress(of secret {}, not shown)", self.source.secret)
+    }
+}
+
+/// What the operator needs of a Secret.
+#[derive(Clone)]
+struct Content {
+    /// Random and known to those alone who may read the Secret.
+    uid: String,
+    values: BTreeMap<String, ByteString>,
+}
+
+/// What a look at a Secret gave: its content, or why there is none.
+type Found = Result<Content, String>;
+
+/// The Secrets that were read, of all pipelines.
+#[derive(Default)]
+pub struct Secrets(Mutex<HashMap<(String, String), (Instant, Found)>>);
+
+impl Secrets {
+    /// Reads what the external parts of `spec` need; `settled`: nothing is amiss, and what was read lately will do.
+    pub async fn read(&self, client: &Client, namespace: &str, spec: &StockPipelineSpec, settled: bool) -> External {
+        let mut external = External::default();
+        if let Some(source) = &spec.broker.external {
+            let found = self.look(client, namespace, &source.secret, settled).await;
+            external.broker = Some(found.and_then(|content| broker(source, &content)));
+        }
+        if let Some(source) = &spec.database.external {
+            let found = self.look(client, namespace, &source.secret, settled).await;
+            external.database = Some(found.and_then(|content| database(source, &content)));
+        }
+        external
+    }
+
+    async fn look(&self, client: &Client, namespace: &str, name: &str, settled: bool) -> Found {
+        let key = (namespace.to_owned(), name.to_owned());
+        let (now, fresh) = (Instant::now(), if settled { SETTLED } else { IN_DOUBT });
+        if let Some((at, found)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
+            && now.duration_since(*at) < fresh
+        {
+            return found.clone();
+        }
+        let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let found = match api.get_opt(name).await {
+            Ok(Some(secret)) => Ok(Content {
+                uid: secret.uid().unwrap_or_default(),
+                values: secret
+                    .data
+                    .unwrap_or_default()
+                    .into_iter()
+                    .filter(|(_, value)| value.0.len() <= VALUE_MAX)
+                    .collect(),
+            }),
+            Ok(None) => Err(format!("secret {name} does not exist in namespace {namespace}: create it")),
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                Err(format!("the operator may not read secret {name}: install the chart anew, its role allows that"))
+            }
+            Err(_) => Err(format!("secret {name} could not be read from the API server: it is tried again by itself")),
+        };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, (at, _)| now.duration_since(*at) < FORGOTTEN);
+        known.insert(key, (now, found.clone()));
+        found
+    }
+}
+
+fn value(content: &Content, secret: &str, key: &str, field: &str) -> Result<String, String> {
+    let bytes = content.values.get(key).ok_or_else(|| {
+        format!("secret {secret} lacks the key {key}: add it, or name in {field} the key that holds the address")
+    })?;
+    // The programs trim as well: a line break at the end comes from `echo`.
+    let text = std::str::from_utf8(&bytes.0).map(str::trim).unwrap_or_default();
+    if text.is_empty() {
+        return Err(format!("key {key} of secret {secret} holds no text: put the address there"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Tells two addresses apart without giving either away: whoever sees pods, but not Secrets, does not know the uid and so can try no guesses.
+fn fingerprint_of(content: &Content, text: &str) -> String {
+    fingerprint(&format!("{}\n{text}", content.uid))
+}
+
+fn broker(source: &ExternalBroker, content: &Content) -> Result<BrokerAddress, String> {
+    let ExternalBroker { secret, key, management_key } = source;
+    let text = value(content, secret, key, "broker.external.key")?;
+    let malformed = || {
+        format!(
+            "key {key} of secret {secret} is not an address like amqp://user:password@host:5672/vhost (amqps:// with TLS): \
+             correct it, with special characters of user, password and vhost percent-encoded"
+        )
+    };
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let addresses: Vec<AMQPUri> =
+        parts.map(|part| address(part).ok_or_else(malformed)).collect::<Result<_, String>>()?;
+    let Some(first) = addresses.first() else { return Err(malformed()) };
+    let management = content.values.contains_key(management_key).then(|| {
+        let text = value(content, secret, management_key, "broker.external.managementKey")?;
+        management(&text, first).ok_or_else(|| {
+            format!(
+                "key {management_key} of secret {secret} is not an address like http://user:password@host:15672: \
+                 correct it, with special characters of user and password percent-encoded"
+            )
+        })
+    });
+    let fingerprint = fingerprint_of(content, &text);
+    Ok(BrokerAddress { source: source.clone(), addresses, management, fingerprint })
+}
+
+fn address(text: &str) -> Option<AMQPUri> {
+    let mut uri: AMQPUri = text.parse().ok()?;
+    // As the programs take it: `amqp://host/` names the empty virtual host by the letter, and every client means the default one.
+    if uri.vhost.is_empty() {
+        uri.vhost = "/".into();
+    }
+    (!uri.authority.host.is_empty()).then_some(uri)
+}
+
+/// URL without a login, and the login, which is that of AMQP unless the URL has its own.
+fn management(text: &str, amqp: &AMQPUri) -> Option<(String, Login)> {
+    let mut url = reqwest::Url::parse(text).ok()?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return None;
+    }
+    let login = if url.username().is_empty() {
+        Login { user: amqp.authority.userinfo.username.clone(), password: amqp.authority.userinfo.password.clone() }
+    } else {
+        Login { user: decode(url.username())?, password: decode(url.password().unwrap_or_default())? }
+    };
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    url.set_query(None);
+    url.set_fragment(None);
+    Some((url.as_str().trim_end_matches('/').trim_end_matches("/api").to_owned(), login))
+}
+
+fn decode(text: &str) -> Option<String> {
+    percent_encoding::percent_decode_str(text).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
+/// The driver judges the rest of the string: it may have to ask the DNS for it.
+fn database(source: &ExternalDatabase, content: &Content) -> Result<DatabaseAddress, String> {
+    let ExternalDatabase { secret, key } = source;
+    let url = value(content, secret, key, "database.external.key")?;
+    if !url.starts_with("mongodb://") && !url.starts_with("mongodb+srv://") {
+        return Err(malformed_database(source));
+    }
+    let fingerprint = fingerprint_of(content, &url);
+    Ok(DatabaseAddress { source: source.clone(), url, fingerprint })
+}
+
+/// What the condition says of a connection string that is none.
+pub(crate) fn malformed_database(source: &ExternalDatabase) -> String {
+    format!(
+        "key {} of secret {} is not a connection string like mongodb://user:password@host:27017/?replicaSet=rs0: \
+         correct it, with special characters of user and password percent-encoded",
+        source.key, source.secret
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(values: &[(&str, &str)]) -> Content {
+        let values = values.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec())));
+        Content { uid: "0001".into(), values: values.collect() }
+    }
+
+    fn source() -> ExternalBroker {
+        ExternalBroker { secret: "rabbit".into(), key: "url".into(), management_key: "management-url".into() }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_secret_is_told_by_its_name_and_key_and_never_by_its_content() {
+        for (values, wrong) in [
+            (vec![], "lacks the key url"),
+            (vec![("url", " \n")], "key url of secret rabbit holds no text"),
+            (vec![("url", "http://u:hush@host")], "key url of secret rabbit is not an address"),
+            (vec![("url", "amqp://u:hush@host:port")], "key url of secret rabbit is not an address"),
+            (vec![("url", "hush")], "key url of secret rabbit is not an address"),
+        ] {
+            let sentence = broker(&source(), &content(&values)).unwrap_err();
+            assert!(sentence.contains(wrong) && sentence.contains("rabbit"), "{sentence}");
+            assert!(!sentence.contains("hush"), "{sentence}");
+        }
+        let source = ExternalDatabase { secret: "mongo".into(), key: "url".into() };
+        let sentence = database(&source, &content(&[("url", "postgres://u:hush@host")])).unwrap_err();
+        assert!(sentence.contains("key url of secret mongo is not a connection string"), "{sentence}");
+        assert!(!sentence.contains("hush"), "{sentence}");
+    }
+
+    #[test]
+    fn the_management_interface_is_entered_with_the_login_of_amqp_unless_its_address_has_one() {
+        let of = |management: &str| {
+            let values = [("url", "amqp://us%40er:pass%2Fword@host/markets\n"), ("management-url", management)];
+            broker(&source(), &content(&values)).unwrap().management.unwrap()
+        };
+        let login = |user: &str, password: &str| Login { user: user.into(), password: password.into() };
+        assert_eq!(of("http://host:15672/"), Ok(("http://host:15672".into(), login("us@er", "pass/word"))));
+        assert_eq!(of("https://a:b%2Fc@host/rabbit/api"), Ok(("https://host/rabbit".into(), login("a", "b/c"))));
+        assert!(of("host:15672").unwrap_err().contains("key management-url of secret rabbit"));
+        let address = broker(&source(), &content(&[("url", "amqp://u:p@one/markets,amqps://u:p@two")])).unwrap();
+        assert_eq!(address.addresses.iter().map(|uri| uri.vhost.as_str()).collect::<Vec<_>>(), ["markets", "/"]);
+        assert!(address.management.is_none());
+        assert!(!format!("{address:?}").contains("u:p"));
+    }
+
+    #[test]
+    fn the_fingerprint_changes_with_the_address_alone_and_cannot_be_guessed_without_the_secret() {
+        let of = |content: &Content| broker(&source(), content).unwrap().fingerprint;
+        let one = content(&[("url", "amqp://u:p@host"), ("note", "a")]);
+        assert_eq!(of(&one), of(&content(&[("url", "amqp://u:p@host\n"), ("management-url", "http://host")])));
+        assert_ne!(of(&one), of(&content(&[("url", "amqp://u:q@host")])));
+        assert_ne!(of(&one), of(&Content { uid: "0002".into(), ..one.clone() }));
+    }
+}
