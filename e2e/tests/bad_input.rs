@@ -71,13 +71,13 @@ async fn what_cannot_change_yet_is_refused_and_bad_messages_go_to_the_dead_lette
             ),
             (
                 "/spec/broker/storage/size",
-                json!("2Gi"),
-                "storage cannot be changed yet: create a new StockPipeline with the wanted volumes",
+                json!("512Mi"),
+                "broker.storage.size cannot be less than it was: a volume only grows",
             ),
             (
-                "/spec/database/storage/size",
-                json!("2Gi"),
-                "storage cannot be changed yet: create a new StockPipeline with the wanted volumes",
+                "/spec/database/storage/class",
+                json!("another"),
+                "storage.class cannot be changed: a volume stays in the class it was made of",
             ),
         ] {
             is_refused(space, &with(pipeline.clone(), path, &value)?, sentence)

@@ -13,3 +13,4 @@ mod node_loss;
 mod operator_killed;
 mod replicas;
 mod roll;
+mod volumes;

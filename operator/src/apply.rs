@@ -1,10 +1,11 @@
 //! Brings the cluster to the wanted objects: server-side apply and prune, one generic function for every kind.
 //! Rule: an object that already is as wanted is not written, one that belongs to someone else is not touched.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
 
+use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -24,6 +25,7 @@ use crate::names::{self, Part};
 use crate::objects::{Objects, fingerprint};
 use crate::ownership;
 use crate::plan::Plan;
+use crate::volumes::{self, Next, Volumes};
 use crate::watch::Stores;
 
 /// Objects the server keeps in a form of its own however often they are applied: uid and the resource version that came back.
@@ -37,6 +39,8 @@ pub struct Applied {
     pub stateful_sets: Vec<StatefulSet>,
     /// The wanted deployments.
     pub deployments: Vec<Deployment>,
+    /// How the volumes of broker and database are.
+    pub volumes: BTreeMap<Part, Volumes>,
     /// All failures, in the order of the kinds. One object's failure does not keep the others away.
     pub failures: Vec<Error>,
 }
@@ -53,16 +57,19 @@ pub async fn apply(
     // Without `..`: a kind that is built and not applied must not compile.
     let Objects { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, jobs } = objects;
     let mut target = Target { client, metrics, settled, plan, failures: Vec::new() };
+    // Before all else: what fails later may fail for want of room.
+    let (stateful_sets, made_anew) = target.grow(stores, stateful_sets).await;
     // What pods mount and look up first, what runs last.
     target.sync(&stores.secrets, secrets).await;
     target.sync(&stores.config_maps, config_maps).await;
     target.sync(&stores.services, services).await;
     target.sync(&stores.pod_disruption_budgets, pod_disruption_budgets).await;
-    let stateful_sets = target.sync(&stores.stateful_sets, stateful_sets).await;
+    let stateful_sets = target.sync_sets(&stores.stateful_sets, stateful_sets, made_anew).await;
     let deployments = target.sync(&stores.deployments, deployments).await;
     target.sync_jobs(&stores.jobs, jobs).await;
     target.prune_claims(stores).await;
-    Applied { stateful_sets, deployments, failures: target.failures }
+    let volumes = target.look_at_volumes(stores);
+    Applied { stateful_sets, deployments, volumes, failures: target.failures }
 }
 
 /// Has a pod replaced, if the disruption budgets allow it now.
@@ -108,20 +115,80 @@ impl Target<'_> {
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
         let names: Vec<String> = wanted.iter().map(ResourceExt::name_any).collect();
+        let present = self.apply_all(&api, store, wanted).await;
+        self.prune_all(&api, store, |live| !names.contains(&live.name_any())).await;
+        present
+    }
+
+    /// Like [`Self::sync`]; those that are to be made anew are wanted, and left alone until they are gone.
+    async fn sync_sets(
+        &mut self,
+        store: &Store<StatefulSet>,
+        wanted: Vec<StatefulSet>,
+        made_anew: Vec<StatefulSet>,
+    ) -> Vec<StatefulSet> {
+        let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &self.plan.namespace);
+        let names: Vec<String> = wanted.iter().chain(&made_anew).map(ResourceExt::name_any).collect();
+        let mut present = self.apply_all(&api, store, wanted).await;
+        present.extend(made_anew);
+        self.prune_all(&api, store, |live| !names.contains(&live.name_any())).await;
+        present
+    }
+
+    async fn apply_all<K>(&mut self, api: &Api<K>, store: &Store<K>, wanted: Vec<K>) -> Vec<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    {
         let mut present = Vec::with_capacity(wanted.len());
-        for (object, name) in wanted.into_iter().zip(&names) {
-            match self.apply_one(&api, store, object).await {
+        for object in wanted {
+            let name = object.name_any();
+            match self.apply_one(api, store, object).await {
                 Ok(live) => present.push(live),
                 Err(error) => {
                     self.failures.push(error);
                     // A change that was refused leaves what runs as it is.
-                    let known = store.get(&ObjectRef::new(name).within(&self.plan.namespace));
+                    let known = store.get(&ObjectRef::new(&name).within(&self.plan.namespace));
                     present.extend(known.filter(|live| self.owns(live.as_ref())).map(|live| live.as_ref().clone()));
                 }
             }
         }
-        self.prune_all(&api, store, |live| !names.contains(&live.name_any())).await;
         present
+    }
+
+    /// Lets volumes grow. Returns the sets to be applied, and those that are to be made anew as they were.
+    async fn grow(&mut self, stores: &Stores, wanted: Vec<StatefulSet>) -> (Vec<StatefulSet>, Vec<StatefulSet>) {
+        let (claims, pods) = self.claims_and_pods(stores);
+        let (mut sets, mut made_anew) = (Vec::new(), Vec::new());
+        for set in wanted {
+            let live = stores.stateful_sets.get(&ObjectRef::from_obj(&set)).filter(|live| self.owns(live.as_ref()));
+            let owner = &self.plan.owner;
+            let (next, refused) =
+                volumes::grow(self.client, self.metrics, owner, live.as_deref(), set, (&claims, &pods)).await;
+            self.failures.extend(refused);
+            match next {
+                Next::Apply(set) => sets.push(set),
+                Next::Await(live) => made_anew.push(live),
+            }
+        }
+        (sets, made_anew)
+    }
+
+    fn look_at_volumes(&mut self, stores: &Stores) -> BTreeMap<Part, Volumes> {
+        let (claims, pods) = self.claims_and_pods(stores);
+        let (plan, now) = (self.plan, Timestamp::now());
+        let parts = [(Part::Broker, plan.broker_size), (Part::Database, plan.database_size)];
+        let volumes =
+            BTreeMap::from(parts.map(|(part, size)| {
+                (part, volumes::look(&names::part(&plan.name, part), size.pods, &claims, &pods, now))
+            }));
+        let stuck = volumes.values().filter_map(|volumes| volumes.stuck.clone());
+        self.failures.extend(stuck.map(Error::VolumeCannotGrow));
+        volumes
+    }
+
+    /// Those of the pipeline, by label: a StatefulSet takes any claim of the right name.
+    fn claims_and_pods(&self, stores: &Stores) -> (Vec<PersistentVolumeClaim>, Vec<Pod>) {
+        (of_pipeline(&stores.claims, self.plan), of_pipeline(&stores.pods, self.plan))
     }
 
     /// A Job cannot be changed: one that is to be another goes first, and comes again in a later pass.
@@ -233,6 +300,16 @@ impl Target<'_> {
             Err(error) => Err(Error::kubernetes("delete", kind, name)(error)),
         }
     }
+}
+
+fn of_pipeline<K>(store: &Store<K>, plan: &Plan) -> Vec<K>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let here = |object: &K| {
+        object.namespace().as_ref() == Some(&plan.namespace) && object.labels().get(names::INSTANCE) == Some(&plan.name)
+    };
+    store.state().iter().filter(|object| here(object.as_ref())).map(|object| object.as_ref().clone()).collect()
 }
 
 /// The value of the annotation [`names::APPLIED`] for an object as it is built.

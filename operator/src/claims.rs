@@ -41,7 +41,7 @@ pub fn ordinal(set: &str, pod: &str) -> Option<i32> {
 }
 
 /// The ordinal of the pod a claim belongs to; `None` when it is none of `set`'s.
-fn claim_ordinal(set: &str, claim: &str) -> Option<i32> {
+pub fn claim_ordinal(set: &str, claim: &str) -> Option<i32> {
     ordinal(set, claim.strip_prefix("data-")?)
 }
 

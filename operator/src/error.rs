@@ -40,6 +40,9 @@ pub enum Error {
         /// Name of the object.
         name: String,
     },
+    /// A volume is to be larger and does not become it.
+    #[error("{0}")]
+    VolumeCannotGrow(String),
     /// The pass was given up.
     #[error("the pass took longer than {0:?} and was given up, and is tried again: does the API server answer")]
     TookTooLong(Duration),
@@ -102,7 +105,7 @@ impl Error {
         match self {
             Self::Unreadable(_) | Self::InvalidSpec(_) => Retry::OnChange,
             Self::Leaving { .. } | Self::TookTooLong(_) => Retry::Soon,
-            Self::Foreign { .. } | Self::IncompleteSecret { .. } => Retry::Later,
+            Self::Foreign { .. } | Self::IncompleteSecret { .. } | Self::VolumeCannotGrow(_) => Retry::Later,
             Self::Kubernetes { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 422 || status.code == 403 => Retry::Later,
                 _ => Retry::Soon,
@@ -114,7 +117,8 @@ impl Error {
     pub fn object(&self) -> Option<&str> {
         match self {
             Self::Kubernetes { name, .. } | Self::Foreign { name, .. } | Self::Leaving { name, .. } => Some(name),
-            Self::Unreadable(_) | Self::InvalidSpec(_) | Self::TookTooLong(_) | Self::IncompleteSecret { .. } => None,
+            Self::Unreadable(_) | Self::InvalidSpec(_) | Self::TookTooLong(_) => None,
+            Self::IncompleteSecret { .. } | Self::VolumeCannotGrow(_) => None,
         }
     }
 
@@ -126,6 +130,7 @@ impl Error {
             Self::Foreign { .. } => "ForeignObject",
             Self::Leaving { .. } => "BeingDeleted",
             Self::TookTooLong(_) => "TookTooLong",
+            Self::VolumeCannotGrow(_) => "VolumeCannotGrow",
             Self::IncompleteSecret { .. } => "IncompleteSecret",
             Self::Kubernetes { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 422 => "ImmutableOrInvalid",

@@ -28,4 +28,5 @@ pub mod reconcile;
 pub mod roll;
 pub mod run;
 pub mod status;
+pub mod volumes;
 pub mod watch;

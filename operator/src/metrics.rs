@@ -77,6 +77,16 @@ impl Metrics {
         self.write("delete", kind);
     }
 
+    /// Counts an object of somebody else's making that was changed.
+    pub fn patched(&self, kind: &str) {
+        self.write("patch", kind);
+    }
+
+    /// Counts an object that was taken away from what it owns.
+    pub fn orphaned(&self, kind: &str) {
+        self.write("orphan", kind);
+    }
+
     /// A pod was evicted.
     pub fn evicted(&self) {
         self.write("evict", "Pod");

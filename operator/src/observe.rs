@@ -35,7 +35,10 @@ pub async fn systems(
     now: Timestamp,
     seen: &mut Seen,
 ) {
-    let outdated = |part| seen.set(part).map(|set| roll::outdated(set, &seen.pods, None, now)).unwrap_or_default();
+    let outdated = |part| {
+        let of_set = |set| roll::outdated(set, &seen.pods, seen.restart(part), None, now);
+        seen.set(part).map(of_set).unwrap_or_default()
+    };
     let broker_wanted = plan.broker_wanted(!outdated(Part::Broker).is_empty());
     let set = names::part(&plan.name, Part::Database);
     let outdated: Vec<i32> =

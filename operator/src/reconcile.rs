@@ -171,6 +171,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             let applied = apply::apply(client, stores, metrics, settled, &plan, objects).await;
             // What the server returned is newer than what the watch has seen.
             (seen.stateful_sets, seen.deployments) = (applied.stateful_sets, applied.deployments);
+            seen.volumes = applied.volumes;
             seen.errors = applied.failures;
             let due = status::figures_due(memory.figures_at, now);
             observe::systems(&context.http, &plan, due, &mut memory.said, now, &mut seen).await;
@@ -341,7 +342,7 @@ impl Context {
         let mut errors = Vec::new();
         for (part, primary, may_lose_one) in parts {
             let Some(set) = seen.set(part) else { continue };
-            let outdated = roll::outdated(set, &seen.pods, primary.as_deref(), now);
+            let outdated = roll::outdated(set, &seen.pods, seen.restart(part), primary.as_deref(), now);
             let Some(pod) = outdated.first() else { continue };
             // The budget follows what the system said a pass later. The primary hands over first (see `database::decision`).
             let may_lose_one =

@@ -14,14 +14,23 @@ use crate::{claims, pods};
 /// Label with the revision of the template that a pod was made of (Kubernetes, "`ControllerRevision`").
 const REVISION: &str = "controller-revision-hash";
 
-/// The pods of `set` that are of an older template, in the order in which they are replaced: those in trouble, then from the highest
-/// ordinal, the one named `primary` last. None while Kubernetes has not seen the newest template.
-pub fn outdated<'a>(set: &StatefulSet, pods: &'a [Pod], primary: Option<&str>, now: Timestamp) -> Vec<&'a Pod> {
-    let Some(status) = set.status.as_ref().filter(|status| status.observed_generation >= set.metadata.generation)
-    else {
+/// The pods of `set` that are of an older template or among those to `restart`, in the order in which they are replaced: those in trouble, then from the highest
+/// ordinal, the one named `primary` last. None while Kubernetes has not seen the newest template, nor while the set is on its way out: nobody
+/// would make the pod anew.
+pub fn outdated<'a>(
+    set: &StatefulSet,
+    pods: &'a [Pod],
+    restart: &[String],
+    primary: Option<&str>,
+    now: Timestamp,
+) -> Vec<&'a Pod> {
+    let Some(status) = set.status.as_ref().filter(|status| {
+        status.observed_generation >= set.metadata.generation && set.metadata.deletion_timestamp.is_none()
+    }) else {
         return Vec::new();
     };
-    let old = |pod: &&Pod| pod.labels().get(REVISION) != status.update_revision.as_ref();
+    let old =
+        |pod: &&Pod| pod.labels().get(REVISION) != status.update_revision.as_ref() || restart.contains(&pod.name_any());
     let mut outdated: Vec<&Pod> = of_set(set, pods).filter(old).collect();
     outdated.sort_by_key(|pod| {
         let ordinal = claims::ordinal(&set.name_any(), &pod.name_any());
@@ -85,7 +94,7 @@ mod tests {
     }
 
     fn order(pods: &[Pod], primary: Option<&str>) -> Vec<String> {
-        outdated(&set(), pods, primary, now()).iter().map(|pod| pod.name_any()).collect()
+        outdated(&set(), pods, &[], primary, now()).iter().map(|pod| pod.name_any()).collect()
     }
 
     #[test]
@@ -94,9 +103,22 @@ mod tests {
         assert_eq!(order(&old, Some("demo-database-2")), ["demo-database-1", "demo-database-0", "demo-database-2"]);
         let some = [failing(pod(0, "old", false)), pod(1, "old", true), pod(2, "new", true), pod(3, "old", true)];
         assert_eq!(order(&some, None), ["demo-database-0", "demo-database-3", "demo-database-1"]);
+        let new = [pod(0, "new", true), pod(1, "new", true), pod(2, "new", true)];
+        let restart = ["demo-database-1".to_owned()];
+        assert_eq!(
+            outdated(&set(), &new, &restart, None, now())[0].name_any(),
+            "demo-database-1",
+            "its volume grows then"
+        );
+        let mut leaving = set();
+        leaving.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+        assert!(outdated(&leaving, &old, &restart, None, now()).is_empty(), "nobody would make it anew");
         let mut unseen = set();
         unseen.metadata.generation = Some(3);
-        assert!(outdated(&unseen, &old, None, now()).is_empty(), "its revision is not yet that of the newest template");
+        assert!(
+            outdated(&unseen, &old, &[], None, now()).is_empty(),
+            "its revision is not yet that of the newest template"
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::names::{self, Part};
 use crate::plan::MayLoseOne;
 use crate::pods;
+use crate::volumes::{self, Volumes};
 
 /// The figures of the companies are written at most this often: they change with every window, and each write wakes every watcher.
 pub const FIGURES_EVERY: Duration = Duration::from_secs(30);
@@ -34,6 +35,8 @@ pub struct Seen {
     pub deployments: Vec<Deployment>,
     /// Its pods.
     pub pods: Vec<Pod>,
+    /// How the volumes of broker and database are.
+    pub volumes: BTreeMap<Part, Volumes>,
     /// What the broker says of itself; none while nobody asked.
     pub broker: Option<System>,
     /// What the database says of itself; none while nobody asked.
@@ -61,6 +64,11 @@ impl Seen {
     pub fn set(&self, part: Part) -> Option<&StatefulSet> {
         let of_part = |set: &&StatefulSet| set.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name());
         self.stateful_sets.iter().find(of_part)
+    }
+
+    /// The pods of a part that have to be made anew for their volume.
+    pub fn restart(&self, part: Part) -> &[String] {
+        self.volumes.get(&part).map(|volumes| volumes.restart.as_slice()).unwrap_or_default()
     }
 }
 
@@ -204,8 +212,17 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     let liveview = deployed(seen, now, Part::Liveview, "LiveviewReady", spec.liveview.replicas, &[&needs_database]);
     let edge = deployed(seen, now, Part::Edge, "EdgeReady", spec.edge.replicas, &[]);
 
-    let ratio = |judgement: &Judgement| PartStatus { ready: Some(format!("{}/{}", judgement.ready, judgement.wanted)) };
-    let elsewhere = || PartStatus { ready: Some("external".into()) };
+    let volume_size = |part| match (seen.volumes.get(&part), part) {
+        (Some(volumes), _) => volumes.asked.clone(),
+        (None, Part::Broker) => old.parts.broker.volume_size.clone(),
+        (None, Part::Database) => old.parts.database.volume_size.clone(),
+        (None, _) => None,
+    };
+    let ratio = |judgement: &Judgement| PartStatus {
+        ready: Some(format!("{}/{}", judgement.ready, judgement.wanted)),
+        volume_size: volume_size(judgement.part),
+    };
+    let elsewhere = || PartStatus { ready: Some("external".into()), volume_size: None };
     let parts = Parts {
         broker: spec.broker.external.as_ref().map_or_else(|| ratio(&broker), |_| elsewhere()),
         database: spec.database.external.as_ref().map_or_else(|| ratio(&database), |_| elsewhere()),
@@ -310,7 +327,7 @@ fn external(part: Part, type_: &'static str, system: Option<&System>, unattended
     Judgement { type_, part, ready: 0, wanted: 0, reason, message, trouble }
 }
 
-/// Judges a StatefulSet and the system that runs in it.
+/// Judges a StatefulSet, the system that runs in it, and its volumes.
 fn set(
     seen: &Seen,
     now: Timestamp,
@@ -319,13 +336,35 @@ fn set(
     wanted: i32,
     system: Option<&System>,
 ) -> Judgement {
+    let mut judgement = set_and_system(seen, now, part, type_, wanted, system);
+    // Growing takes nothing from what serves.
+    if let Some(growing) = seen.volumes.get(&part).and_then(|volumes| volumes.growing.as_deref()) {
+        judgement.message = format!("{}; {growing}", judgement.message);
+    }
+    judgement
+}
+
+fn set_and_system(
+    seen: &Seen,
+    now: Timestamp,
+    part: Part,
+    type_: &'static str,
+    wanted: i32,
+    system: Option<&System>,
+) -> Judgement {
     let live = seen.set(part);
+    let made_anew = live.is_some_and(volumes::is_made_anew);
     let counts = live.and_then(|set| set.status.as_ref());
-    let current = live
-        .and_then(|set| Some(set.status.as_ref()?.observed_generation? >= set.metadata.generation?))
-        .unwrap_or(false);
-    let ready =
-        counts.map_or(0, |status| new_and_ready(status.replicas, status.updated_replicas, status.ready_replicas));
+    let current = made_anew
+        || live
+            .and_then(|set| Some(set.status.as_ref()?.observed_generation? >= set.metadata.generation?))
+            .unwrap_or(false);
+    let ready = if made_anew {
+        let pods = pods_of(seen, part).filter(|pod| pods::is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
+        i32::try_from(pods.count()).unwrap_or(i32::MAX)
+    } else {
+        counts.map_or(0, |status| new_and_ready(status.replicas, status.updated_replicas, status.ready_replicas))
+    };
     let ready = ready.min(wanted);
     let pods_ready = current && ready == wanted;
     let old = counts.map_or(0, |status| status.replicas - status.updated_replicas.unwrap_or(0));

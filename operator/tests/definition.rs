@@ -71,7 +71,7 @@ fn collect(schema: &serde_json::Value, path: &str, fields: &mut Vec<String>) {
 #[test]
 fn the_chart_grants_what_every_kind_of_child_needs() {
     let rules = file("charts/stockpipeline/templates/_helpers.tpl");
-    for verb in ["list", "watch", "delete"] {
+    for verb in ["list", "watch", "patch", "delete"] {
         let rule = rules.split("apiGroups").find(|rule| rule.contains("persistentvolumeclaims")).unwrap_or_default();
         assert!(rule.contains(verb), "the rule of persistentvolumeclaims lacks {verb}");
     }

@@ -448,7 +448,9 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
         (json!({"broker": {"replicas": 2}}), "broker.replicas must be 1, 3 or 5"),
         (json!({"broker": {"external": {"secret": "rabbit"}}}), "broker.external cannot be set or taken away later"),
         (json!({"database": {"external": {"secret": "mongo"}}}), "database.external cannot be set or taken away later"),
-        (json!({"broker": {"storage": {"size": "5Gi"}}}), "storage cannot be changed yet"),
+        (json!({"broker": {"storage": {"size": "4095Mi"}}}), "broker.storage.size cannot be less than it was"),
+        (json!({"database": {"storage": {"size": "1Gi"}}}), "database.storage.size cannot be less than it was"),
+        (json!({"database": {"storage": {"class": "fast"}}}), "storage.class cannot be changed"),
     ] {
         let patch = json!({"spec": change});
         let refusal = pipelines

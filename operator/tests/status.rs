@@ -1,6 +1,8 @@
 //! What a status says of what was seen, and which events follow; pure.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -8,7 +10,9 @@ use kube::runtime::events::EventType;
 use operator::broker::QueueReport;
 use operator::crd::{StockPipeline, StockPipelineStatus};
 use operator::error::Error;
+use operator::names::Part;
 use operator::status::{self, Figures, Seen, System};
+use operator::volumes::Volumes;
 use serde_json::json;
 
 fn pipeline() -> StockPipeline {
@@ -554,4 +558,46 @@ fn the_newest_window_of_any_company_has_its_age_in_the_list() {
     seen.figures = Some([("AAPL".to_owned(), at(-7)), ("MSFT".to_owned(), at(-90))].into());
     let status = status::of(&of_companies(&["AAPL", "MSFT"]), &seen, now());
     assert_eq!(status.last_window_at.unwrap().0, later(-7));
+}
+
+/// A StatefulSet without its pods is on its way out, then gone, then new and not yet looked at by Kubernetes: nothing of it is worth a word.
+#[test]
+fn a_set_that_is_made_anew_for_larger_volumes_does_not_take_readiness_away() {
+    let pods = |ready: usize| -> Vec<Pod> {
+        (0..3)
+            .map(|ordinal| {
+                serde_json::from_value(json!({
+                    "metadata": {"name": format!("demo-database-{ordinal}"), "labels": {"app.kubernetes.io/component": "database"}},
+                    "status": {"conditions": [{"type": "Ready", "status": if ordinal < ready { "True" } else { "False" }}]},
+                }))
+                .unwrap()
+            })
+            .collect()
+    };
+    let mut leaving = set("database", 3, 3);
+    leaving.metadata.generation = Some(2);
+    leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-23T10:00:00Z")).unwrap();
+    leaving.metadata.finalizers = Some(vec!["orphan".into()]);
+    let mut new = set("database", 0, 0);
+    new.status = serde_json::from_value(json!({"replicas": 0})).unwrap();
+    for made_anew in [leaving, new] {
+        let growing = Volumes {
+            growing: Some("volume data-demo-database-0 from 10Gi to 20Gi grows".into()),
+            ..Volumes::default()
+        };
+        let mut seen = Seen {
+            stateful_sets: vec![set("broker", 1, 1), made_anew],
+            pods: pods(3),
+            volumes: BTreeMap::from([(Part::Database, growing)]),
+            ..all_well()
+        };
+        let status = status::of(&pipeline(), &seen, now());
+        assert_eq!(condition(&status, "Ready").0, "True", "{:?}", condition(&status, "Ready"));
+        let words = "3 of 3 ready; volume data-demo-database-0 from 10Gi to 20Gi grows";
+        assert_eq!(condition(&status, "DatabaseReady").2, words);
+        seen.pods = pods(2);
+        let status = status::of(&pipeline(), &seen, now());
+        assert_eq!(condition(&status, "DatabaseReady").0, "False");
+        assert_eq!(status.parts.database.ready.as_deref(), Some("2/3"));
+    }
 }

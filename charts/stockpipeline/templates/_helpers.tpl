@@ -48,15 +48,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 # Pods of an older template are replaced by eviction, which heeds the disruption budgets.
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]
-# The volumes of nodes and members that have left broker and database.
+# The volumes of broker and database: they grow, and go when their node or member has left.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [list, watch, delete]
+  verbs: [list, watch, patch, delete]
 - apiGroups: [apps]
   resources: [deployments, statefulsets]
   verbs: [get, list, watch, create, patch, delete]

@@ -3,10 +3,12 @@
 
 mod external;
 mod status;
+mod storage;
 mod template;
 
 pub use external::{ExternalBroker, ExternalDatabase};
 pub use status::{CompanyStatus, PartStatus, Parts, ScaleStatus, StockPipelineStatus};
+pub use storage::Storage;
 pub use template::Template;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -34,6 +36,8 @@ use serde::{Deserialize, Serialize};
     doc = "One resource describes a whole pipeline: publishers, RabbitMQ, consumers, MongoDB, the live page and its NGINX edge.",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')")
         .message("metadata.name must be 1 to 40 lower-case letters, digits or -, start with a letter and end with a letter or digit: every child is named after it"),
+    validation = storage::never_shrinks("broker"),
+    validation = storage::never_shrinks("database"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Companies", type_ = "integer", json_path = ".status.companyCount"),
     printcolumn(name = "Flowing", type_ = "integer", json_path = ".status.flowingCount"),
@@ -261,21 +265,6 @@ pub struct Database {
     /// How its pods run.
     #[serde(default, skip_serializing_if = "Template::is_empty")]
     pub template: Template,
-}
-
-/// A persistent volume of each pod of a part.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self == oldSelf").message("storage cannot be changed yet: create a new StockPipeline with the wanted volumes"))]
-pub struct Storage {
-    /// Size as a Kubernetes quantity, for example 10Gi.
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
-        .message("storage.size must be a quantity above 0, for example 10Gi"))]
-    pub size: String,
-    /// Storage class; the cluster's default unless set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub class: Option<String>,
 }
 
 /// The web programs that show the averages live.

@@ -74,6 +74,10 @@ pub struct PartStatus {
     /// `ready/wanted`; absent while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
+    /// Size asked of its volumes, the largest where they differ; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub volume_size: Option<String>,
 }
 
 /// What the scale subresource shows.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures::future::{join, join_all, ready};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -16,6 +16,7 @@ use operator::names::{self, Part};
 use serde_json::{Value, json};
 
 use crate::relay::{Disturbance, Moment};
+use crate::volumes;
 use crate::world::{NAME, Operator, Picture, World, differences, say, until};
 
 /// Worlds at once. Each mostly waits, for the names of brokers and databases that nobody runs.
@@ -36,6 +37,8 @@ enum Change {
     Template,
     /// Kubernetes has seen a new template; some pods are of the old one and cannot start.
     Roll,
+    /// Of the volumes of broker and database, which makes their StatefulSets anew.
+    Grow,
 }
 
 /// Where the operator dies.
@@ -50,7 +53,8 @@ struct Run {
 }
 
 impl Change {
-    const ALL: [Self; 6] = [Self::Create, Self::ScaleUp, Self::ScaleDown, Self::Companies, Self::Template, Self::Roll];
+    const ALL: [Self; 7] =
+        [Self::Create, Self::ScaleUp, Self::ScaleDown, Self::Companies, Self::Template, Self::Roll, Self::Grow];
 
     /// Makes the world in which it begins.
     async fn prepare(self, world: &World) {
@@ -61,7 +65,7 @@ impl Change {
                 world.create(json!({"broker": {"replicas": 3}, "database": {"replicas": 3}})).await;
                 for part in [Part::Broker, Part::Database] {
                     for ordinal in 0..3 {
-                        bound_claim(world, part, ordinal).await;
+                        volumes::bound_claim(world, part, ordinal, None).await;
                     }
                 }
             }
@@ -72,6 +76,7 @@ impl Change {
                 broken_pod(world, Part::Database, 2, "new").await;
                 world.create(json!({"database": {"replicas": 3}})).await;
             }
+            Self::Grow => volumes::prepare(world).await,
         }
     }
 
@@ -96,6 +101,7 @@ impl Change {
                     newest_revision(world, part, "new").await;
                 }
             }
+            Self::Grow => world.change(&volumes::storage("20Gi")).await,
         }
     }
 
@@ -108,6 +114,8 @@ impl Change {
                 "pods/demo-database-0/eviction",
                 "pods/demo-database-1/eviction",
             ]),
+            // Their pods stay.
+            Self::Grow => BTreeSet::from(["statefulsets/demo-broker", "statefulsets/demo-database"]),
             Self::Create | Self::ScaleUp | Self::ScaleDown | Self::Template => BTreeSet::new(),
         }
     }
@@ -121,6 +129,7 @@ impl Change {
     async fn run(self, crash: Crash) -> Run {
         let world = World::new().await;
         let mut operator = world.operator();
+        let collector = volumes::Collector::start(&world);
         self.prepare(&world).await;
         if self != Self::Create {
             world.is_observed().await;
@@ -142,6 +151,7 @@ impl Change {
         }
         let writes = writes.into_iter().map(|write| write.replace(&world.namespace, "NAMESPACE")).collect();
         let picture = world.picture().await;
+        drop(collector);
         world.end().await;
         Run { picture, writes, died }
     }
@@ -250,20 +260,7 @@ async fn killed_at_any_write_the_operator_ends_in_the_same_world() {
     say(&format!("crash matrix: {points} crash points in {:.0?}", began.elapsed()));
 }
 
-async fn bound_claim(world: &World, part: Part, ordinal: i32) {
-    let name = format!("data-{}-{ordinal}", names::part(NAME, part));
-    let claim = json!({
-        "metadata": {"name": name, "labels": names::labels(&names::selector(NAME, part)), "ownerReferences": owner(world).await},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"], "volumeName": format!("volume-{part:?}-{ordinal}").to_lowercase(),
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
-    });
-    let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
-    world.api().create(&PostParams::default(), &claim).await.unwrap();
-}
-
-async fn owner(world: &World) -> Value {
+pub async fn owner(world: &World) -> Value {
     let uid = world.pipeline().await.unwrap().uid();
     json!([{"apiVersion": "stockpipeline.io/v1alpha1", "kind": "StockPipeline", "name": NAME, "uid": uid}])
 }
@@ -280,7 +277,7 @@ async fn broken_pod(world: &World, part: Part, ordinal: i32, revision: &str) {
     pod(world, part, ordinal, revision, status).await;
 }
 
-async fn pod(world: &World, part: Part, ordinal: i32, revision: &str, status: Value) {
+pub async fn pod(world: &World, part: Part, ordinal: i32, revision: &str, status: Value) {
     let mut labels = names::labels(&names::selector(NAME, part));
     labels.insert("controller-revision-hash".into(), revision.into());
     let name = format!("{}-{ordinal}", names::part(NAME, part));

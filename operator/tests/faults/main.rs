@@ -17,4 +17,5 @@ mod rabbitmq;
 mod relay;
 #[path = "../servers/replica_set.rs"]
 mod replica_set;
+mod volumes;
 mod world;

@@ -291,9 +291,9 @@ fn normalise(value: &mut Value) {
             map.values_mut().for_each(normalise);
         }
         Value::Array(list) => list.iter_mut().for_each(normalise),
-        // Which of two ways the name of a broker that nobody runs is not found, the load decides.
+        // Which of two ways the name of a broker or database that nobody runs is not found, the load decides.
         Value::String(text) => {
-            if let Some((before, (_, after))) =
+            while let Some((before, (_, after))) =
                 text.split_once("does not answer (").and_then(|(before, rest)| Some((before, rest.split_once("): ")?)))
             {
                 *text = format!("{before}does not answer: {after}");
