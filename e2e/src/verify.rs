@@ -51,7 +51,9 @@ pub struct Company {
 /// # Errors
 /// It did not run to its end, or its output cannot be read.
 pub async fn verify(space: &Space, pipeline: &str, image: &str) -> Result<(i32, Verdict)> {
-    let text = include_str!("../../docs/verify-job.yaml").replace("demo-", &format!("{pipeline}-"));
+    let text = include_str!("../../docs/verify-job.yaml")
+        .replace("demo-", &format!("{pipeline}-"))
+        .replace("client-of: demo", &format!("client-of: {pipeline}"));
     let mut job: Value = serde_saphyr::from_str(&text)?;
     let container = &mut job["spec"]["template"]["spec"]["containers"][0];
     container["image"] = image.into();

@@ -55,7 +55,16 @@ pub async fn apply(
     objects: Objects,
 ) -> Applied {
     // Without `..`: a kind that is built and not applied must not compile.
-    let Objects { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, jobs } = objects;
+    let Objects {
+        secrets,
+        config_maps,
+        services,
+        network_policies,
+        pod_disruption_budgets,
+        stateful_sets,
+        deployments,
+        jobs,
+    } = objects;
     let mut target = Target { client, metrics, settled, plan, failures: Vec::new() };
     // Before all else: what fails later may fail for want of room.
     let (stateful_sets, made_anew) = target.grow(stores, stateful_sets).await;
@@ -63,6 +72,7 @@ pub async fn apply(
     target.sync(&stores.secrets, secrets).await;
     target.sync(&stores.config_maps, config_maps).await;
     target.sync(&stores.services, services).await;
+    target.sync(&stores.network_policies, network_policies).await;
     target.sync(&stores.pod_disruption_budgets, pod_disruption_budgets).await;
     let stateful_sets = target.sync_sets(&stores.stateful_sets, stateful_sets, made_anew).await;
     let deployments = target.sync(&stores.deployments, deployments).await;

@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 pub const MANAGER: &str = "stockpipeline-operator";
 /// Label that marks every object of ours; watches select by it.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label with the product's name, here and on the operator's own pods.
+pub const NAME: &str = "app.kubernetes.io/name";
 /// Label with the pipeline's name.
 pub const INSTANCE: &str = "app.kubernetes.io/instance";
 /// Label with the part's name.
@@ -17,6 +19,8 @@ pub const COMPONENT: &str = "app.kubernetes.io/component";
 pub const COMPANY: &str = "stockpipeline.io/company";
 /// Annotation of the children of one company, with its symbol as written: a symbol may not fit into a label.
 pub const SYMBOL: &str = "stockpipeline.io/symbol";
+/// Label of a pod that uses the broker or database of the pipeline named.
+pub const CLIENT_OF: &str = "stockpipeline.io/client-of";
 /// Annotation with the hash of what was applied last.
 pub const APPLIED: &str = "stockpipeline.io/applied";
 /// Annotation of a pod template with the hash of the configuration its pods read at start only.
@@ -48,6 +52,10 @@ pub enum Part {
 }
 
 impl Part {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Broker, Self::Database, Self::Publisher, Self::Consumer, Self::Liveview, Self::Edge];
+
     /// The part's name in labels and in the names of children.
     pub fn name(self) -> &'static str {
         match self {
@@ -119,7 +127,7 @@ pub fn slug(symbol: &str) -> String {
 /// What selects the pods of a part; it never changes, as the selectors of Deployments and StatefulSets cannot.
 pub fn selector(pipeline: &str, part: Part) -> BTreeMap<String, String> {
     BTreeMap::from([
-        ("app.kubernetes.io/name".into(), "stockpipeline".into()),
+        (NAME.into(), "stockpipeline".into()),
         (INSTANCE.into(), pipeline.into()),
         (COMPONENT.into(), part.name().into()),
     ])
@@ -130,6 +138,11 @@ pub fn company_selector(pipeline: &str, part: Part, slug: &str) -> BTreeMap<Stri
     let mut labels = selector(pipeline, part);
     labels.insert(COMPANY.into(), slug.into());
     labels
+}
+
+/// What opens the way to a pipeline's broker and database to any pod of its namespace.
+pub fn client_of(pipeline: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(CLIENT_OF.into(), pipeline.into())])
 }
 
 /// The labels of an object: its selector and who manages it.

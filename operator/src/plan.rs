@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::broker;
 use crate::claims::Size;
-use crate::crd::{Broker, Database, Edge, Liveview, StockPipeline, Template};
+use crate::crd::{Broker, Database, Edge, Liveview, NetworkPolicy, StockPipeline, Template};
 use crate::database;
 use crate::error::Error;
 use crate::external::External;
@@ -105,6 +105,10 @@ pub struct Plan {
     pub liveview: Liveview,
     /// NGINX, as written.
     pub edge: Edge,
+    /// Who reaches what, as written.
+    pub network_policy: NetworkPolicy,
+    /// Where the operator runs.
+    pub operator_namespace: String,
     /// Generated credentials.
     pub credentials: Credentials,
     /// Addresses of the parts that somebody else runs.
@@ -182,6 +186,8 @@ impl Plan {
             may_lose_one: MayLoseOne::default(),
             liveview: spec.liveview.clone(),
             edge: spec.edge.clone(),
+            network_policy: spec.network_policy.clone(),
+            operator_namespace: String::new(),
             credentials,
             external: External::default(),
             addresses: BTreeMap::new(),

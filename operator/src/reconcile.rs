@@ -322,6 +322,8 @@ impl Context {
     /// Completes the wish with what is known of the systems inside.
     fn complete(&self, plan: &mut Plan, memory: &Memory, seen: &Seen) {
         plan.addresses = addresses(plan, seen);
+        // In a pod, that of the pod.
+        plan.operator_namespace = self.client.default_namespace().to_owned();
         plan.may_lose_one = self.may_lose_one(plan, memory.may_lose_one);
         let database = memory.database.map(|heard| claims::Heard { members: heard.said, pods: heard.pods });
         plan.database_size = Size::new(plan.database.replicas, database, self.claimed(plan, Part::Database));

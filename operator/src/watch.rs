@@ -8,6 +8,7 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Controller;
@@ -28,6 +29,8 @@ pub struct Stores {
     pub config_maps: Store<ConfigMap>,
     /// Services.
     pub services: Store<Service>,
+    /// Network policies.
+    pub network_policies: Store<NetworkPolicy>,
     /// Disruption budgets.
     pub pod_disruption_budgets: Store<PodDisruptionBudget>,
     /// Stateful sets.
@@ -65,6 +68,8 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
     let controller = controller.owns_stream(stream);
     let (services, stream) = children(client, namespace);
     let controller = controller.owns_stream(stream);
+    let (network_policies, stream) = children(client, namespace);
+    let controller = controller.owns_stream(stream);
     let (pod_disruption_budgets, stream) = children(client, namespace);
     let controller = controller.owns_stream(stream);
     let (stateful_sets, stream) = children(client, namespace);
@@ -81,6 +86,7 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
         secrets,
         config_maps,
         services,
+        network_policies,
         pod_disruption_budgets,
         stateful_sets,
         deployments,
@@ -145,6 +151,7 @@ impl Stores {
             secrets,
             config_maps,
             services,
+            network_policies,
             pod_disruption_budgets,
             stateful_sets,
             deployments,
@@ -157,6 +164,7 @@ impl Stores {
             secrets.wait_until_ready(),
             config_maps.wait_until_ready(),
             services.wait_until_ready(),
+            network_policies.wait_until_ready(),
             pod_disruption_budgets.wait_until_ready(),
             stateful_sets.wait_until_ready(),
             deployments.wait_until_ready(),

@@ -63,6 +63,10 @@ fn collect(schema: &serde_json::Value, path: &str, fields: &mut Vec<String>) {
             continue;
         }
         fields.push(field.clone());
+        // Peers of Kubernetes' own.
+        if name.ends_with("From") {
+            continue;
+        }
         collect(property, &field, fields);
     }
 }
@@ -75,7 +79,9 @@ fn the_chart_grants_what_every_kind_of_child_needs() {
         let rule = rules.split("apiGroups").find(|rule| rule.contains("persistentvolumeclaims")).unwrap_or_default();
         assert!(rule.contains(verb), "the rule of persistentvolumeclaims lacks {verb}");
     }
-    for resource in ["secrets", "configmaps", "services", "poddisruptionbudgets", "statefulsets", "deployments"] {
+    for resource in
+        ["secrets", "configmaps", "services", "networkpolicies", "poddisruptionbudgets", "statefulsets", "deployments"]
+    {
         let rule = rules
             .split("apiGroups")
             .find(|rule| rule.contains(resource))

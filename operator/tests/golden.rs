@@ -46,16 +46,28 @@ fn build(pipeline: &StockPipeline) -> Objects {
 }
 
 fn plan(pipeline: &StockPipeline) -> Plan {
-    Plan::new(pipeline, &images(), credentials()).unwrap()
+    let mut plan = Plan::new(pipeline, &images(), credentials()).unwrap();
+    plan.operator_namespace = "stockpipeline".into();
+    plan
 }
 
 fn documents(objects: Objects) -> String {
-    let Objects { secrets, config_maps, services, pod_disruption_budgets, stateful_sets, deployments, jobs } = objects;
+    let Objects {
+        secrets,
+        config_maps,
+        services,
+        network_policies,
+        pod_disruption_budgets,
+        stateful_sets,
+        deployments,
+        jobs,
+    } = objects;
     let mut text = String::new();
     let mut add = |document: String| text.push_str(&format!("---\n{document}"));
     secrets.iter().for_each(|object| add(yaml(object)));
     config_maps.iter().for_each(|object| add(yaml(object)));
     services.iter().for_each(|object| add(yaml(object)));
+    network_policies.iter().for_each(|object| add(yaml(object)));
     pod_disruption_budgets.iter().for_each(|object| add(yaml(object)));
     stateful_sets.iter().for_each(|object| add(yaml(object)));
     deployments.iter().for_each(|object| add(yaml(object)));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -460,5 +461,37 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
             .to_string();
         assert!(refusal.contains(sentence), "{refusal}");
     }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn network_policies_are_mended_and_go_when_they_are_turned_off() {
+    let world = World::new().await;
+    world.create("demo", &["MSFT"]).await;
+    let policies = world.api::<NetworkPolicy>();
+    let count = |wanted: usize| {
+        let policies = policies.clone();
+        async move {
+            until(&format!("there are {wanted} policies"), || async {
+                let list = policies.list(&ListParams::default()).await.unwrap();
+                (list.items.len() == wanted).then_some(list.items)
+            })
+            .await
+        }
+    };
+    let made = count(6).await;
+    world.observed("demo").await;
+    policies.delete("demo-database", &DeleteParams::default()).await.unwrap();
+    let wide_open = json!({"spec": {"ingress": [{}]}});
+    policies.patch("demo-broker", &PatchParams::default(), &Patch::Merge(&wide_open)).await.unwrap();
+    until("both are as they were", || async {
+        let now = policies.list(&ListParams::default()).await.unwrap().items;
+        let specs = |list: &[NetworkPolicy]| list.iter().map(|policy| policy.spec.clone()).collect::<Vec<_>>();
+        (specs(&now) == specs(&made)).then_some(())
+    })
+    .await;
+    let off = json!({"spec": {"networkPolicy": {"enabled": false}}});
+    world.api::<StockPipeline>().patch("demo", &PatchParams::default(), &Patch::Merge(&off)).await.unwrap();
+    count(0).await;
     world.end().await;
 }

@@ -2,11 +2,13 @@
 //! Rule: a field exists when a user would miss it; what the schema refuses, it refuses with a sentence.
 
 mod external;
+mod network;
 mod status;
 mod storage;
 mod template;
 
 pub use external::{ExternalBroker, ExternalDatabase};
+pub use network::NetworkPolicy;
 pub use status::{CompanyStatus, PartStatus, Parts, ScaleStatus, StockPipelineStatus};
 pub use storage::Storage;
 pub use template::Template;
@@ -84,6 +86,10 @@ pub struct StockPipelineSpec {
     /// NGINX in front of liveview.
     #[serde(default)]
     pub edge: Edge,
+
+    /// Who reaches which part over the network.
+    #[serde(default)]
+    pub network_policy: NetworkPolicy,
 }
 
 impl StockPipelineSpec {

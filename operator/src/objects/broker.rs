@@ -17,9 +17,11 @@ use crate::plan::Plan;
 use crate::quantity::quantity;
 use crate::read::{self, key};
 
-const AMQP: u16 = 5672;
-const MANAGEMENT: u16 = 15672;
-const METRICS: u16 = 15692;
+pub(super) const AMQP: u16 = 5672;
+pub(super) const MANAGEMENT: u16 = 15672;
+pub(super) const METRICS: u16 = 15692;
+/// What the nodes speak with each other on: the port mapper, and the node itself.
+pub(super) const PEERS: [u16; 2] = [4369, 25672];
 /// Files of the ConfigMap. The programs among them are started by `bash`, as the image's own entrypoint is.
 const CONFIGURATION: &str = "rabbitmq.conf";
 const PLUGINS: &str = "enabled_plugins";

@@ -11,7 +11,7 @@ use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::read::{REPLICA_SET, key};
 
-const PORT: u16 = 27017;
+pub(super) const PORT: u16 = 27017;
 /// User of the upstream image.
 const USER: i64 = 999;
 

@@ -15,7 +15,7 @@ use crate::names::{self, Part};
 use crate::plan::Plan;
 
 /// Port of the container; below 1024 would need a privilege.
-const PORT: u16 = 8080;
+pub(super) const PORT: u16 = 8080;
 /// User of the upstream unprivileged image.
 const USER: i64 = 101;
 

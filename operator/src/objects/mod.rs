@@ -6,6 +6,7 @@ mod consumers;
 mod database;
 mod edge;
 mod liveview;
+mod network;
 mod pod;
 mod publisher;
 mod workload;
@@ -23,6 +24,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Secret, Service, ServicePort,
     ServiceSpec, Toleration, VolumeResourceRequirements,
 };
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
@@ -42,6 +44,8 @@ pub struct Objects {
     pub config_maps: Vec<ConfigMap>,
     /// Names and addresses.
     pub services: Vec<Service>,
+    /// Who reaches which part.
+    pub network_policies: Vec<NetworkPolicy>,
     /// How many pods of a part an eviction may take.
     pub pod_disruption_budgets: Vec<PodDisruptionBudget>,
     /// Broker and database.
@@ -61,6 +65,7 @@ pub fn build(plan: &Plan) -> Objects {
     consumers::build(plan, &mut objects);
     liveview::build(plan, &mut objects);
     edge::build(plan, &mut objects);
+    network::build(plan, &mut objects);
     objects
 }
 

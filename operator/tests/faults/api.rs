@@ -12,7 +12,7 @@ use crate::relay::{Disturbance, Fault};
 use crate::world::{Picture, World, differences, say, until};
 
 /// That the operator watches.
-const KINDS: usize = 10;
+const KINDS: usize = 11;
 
 /// What an undisturbed operator makes of the pipeline after it was changed once.
 async fn undisturbed() -> Picture {

@@ -22,8 +22,8 @@ use crate::world::{NAME, Operator, Picture, World, differences, say, until};
 /// Worlds at once. Each mostly waits, for the names of brokers and databases that nobody runs.
 const TOGETHER: usize = 40;
 
-/// Writes of a new pipeline at which the operator is killed before the pipeline is deleted: two Secrets and 19 applied children.
-const CHILDREN: usize = 21;
+/// Writes of a new pipeline at which the operator is killed before the pipeline is deleted: two Secrets and 25 applied children.
+const CHILDREN: usize = 27;
 
 /// What happens to a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

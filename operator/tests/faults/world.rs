@@ -11,6 +11,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -148,6 +149,7 @@ impl World {
         self.add::<Secret>(&mut objects).await;
         self.add::<ConfigMap>(&mut objects).await;
         self.add::<Service>(&mut objects).await;
+        self.add::<NetworkPolicy>(&mut objects).await;
         self.add::<PodDisruptionBudget>(&mut objects).await;
         self.add::<StatefulSet>(&mut objects).await;
         self.add::<Deployment>(&mut objects).await;
