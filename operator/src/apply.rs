@@ -64,6 +64,7 @@ pub async fn apply(
         stateful_sets,
         deployments,
         jobs,
+        pod_monitors,
     } = objects;
     let mut target = Target { client, metrics, settled, plan, failures: Vec::new() };
     // Before all else: what fails later may fail for want of room.
@@ -77,6 +78,9 @@ pub async fn apply(
     let stateful_sets = target.sync_sets(&stores.stateful_sets, stateful_sets, made_anew).await;
     let deployments = target.sync(&stores.deployments, deployments).await;
     target.sync_jobs(&stores.jobs, jobs).await;
+    if stores.pod_monitors.is_served() {
+        target.sync(&stores.pod_monitors.store, pod_monitors).await;
+    }
     target.prune_claims(stores).await;
     let volumes = target.look_at_volumes(stores);
     Applied { stateful_sets, deployments, volumes, failures: target.failures }

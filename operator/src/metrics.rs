@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 pub struct Metrics {
     registry: Registry,
     passes: Family<PassLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
     pass_seconds: Histogram,
     writes: Family<WriteLabels, Counter>,
     leading: Gauge,
@@ -25,6 +26,11 @@ pub struct Metrics {
 struct PassLabels {
     /// `ok` or the reason of the first error.
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorLabels {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,6 +49,8 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("stockpipeline_operator");
         let passes = Family::default();
         registry.register("reconciliations", "Passes over a pipeline, by result", passes.clone());
+        let errors = Family::default();
+        registry.register("errors", "What went wrong in passes, by reason", errors.clone());
         let pass_seconds = Histogram::new(exponential_buckets(0.005, 2.0, 12));
         registry.register_with_unit(
             "reconciliation_duration",
@@ -56,7 +64,7 @@ impl Default for Metrics {
         registry.register("leading", "1 while this replica holds the lease", leading.clone());
         let pipelines = Family::default();
         registry.register("pipelines", "Pipelines, by readiness", pipelines.clone());
-        Self { registry, passes, pass_seconds, writes, leading, pipelines }
+        Self { registry, passes, errors, pass_seconds, writes, leading, pipelines }
     }
 }
 
@@ -65,6 +73,11 @@ impl Metrics {
     pub fn pass(&self, result: &'static str, took: Duration) {
         self.passes.get_or_create(&PassLabels { result }).inc();
         self.pass_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts one thing that went wrong; `reason` is from a closed set.
+    pub fn error(&self, reason: &'static str) {
+        self.errors.get_or_create(&ErrorLabels { reason }).inc();
     }
 
     /// Counts an object that was applied.

@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::broker;
 use crate::claims::Size;
-use crate::crd::{Broker, Database, Edge, Liveview, NetworkPolicy, StockPipeline, Template};
+use crate::crd::{Broker, Database, Edge, Liveview, Monitoring, NetworkPolicy, StockPipeline, Template};
 use crate::database;
 use crate::error::Error;
 use crate::external::External;
@@ -107,6 +107,8 @@ pub struct Plan {
     pub edge: Edge,
     /// Who reaches what, as written.
     pub network_policy: NetworkPolicy,
+    /// What Prometheus is told, as written.
+    pub monitoring: Monitoring,
     /// Where the operator runs.
     pub operator_namespace: String,
     /// Generated credentials.
@@ -187,6 +189,7 @@ impl Plan {
             liveview: spec.liveview.clone(),
             edge: spec.edge.clone(),
             network_policy: spec.network_policy.clone(),
+            monitoring: spec.monitoring.clone(),
             operator_namespace: String::new(),
             credentials,
             external: External::default(),

@@ -138,7 +138,9 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
         Err(_) => {
             // It may be one request that hangs, of an admission webhook for example; most often the status can be written.
             drop(tokio::time::timeout(LAST_WORD, give_up(&object, &context)).await);
-            Err(Error::TookTooLong(LONGEST))
+            let error = Error::TookTooLong(LONGEST);
+            context.metrics.error(error.reason());
+            Err(error)
         }
     };
     let label = result.as_ref().map_or_else(Error::reason, |_| "ok");
@@ -186,10 +188,12 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
     let status = status::of(&pipeline, &seen, now);
     let ready = status::is_ready(&status);
     let reported = report(&pipeline, status, context).await;
-    for error in &seen.errors {
+    let errors = seen.errors.into_iter().chain(reported.err());
+    let told = errors.inspect(|error| {
         tracing::warn!(pipeline = pipeline.name_any(), namespace = pipeline.namespace(), %error, "not done");
-    }
-    match seen.errors.into_iter().chain(reported.err()).min_by_key(Error::retry) {
+        context.metrics.error(error.reason());
+    });
+    match told.min_by_key(Error::retry) {
         Some(error) => Err(error),
         None => Ok(Action::requeue(if ready { SETTLED } else { UNDER_WAY })),
     }
@@ -219,6 +223,7 @@ fn as_written(pipeline: &StockPipeline, memory: &Memory) -> StockPipeline {
 
 /// Says in the status that the resource cannot be read; its old status would go on to say that all is well.
 async fn unreadable(object: &Guarded, error: Error, context: &Context) -> Result<Action, Error> {
+    context.metrics.error(error.reason());
     let status = status::unreadable(object.meta().generation, &error, Timestamp::now());
     // The answer holds the same resource, which is still not readable: only a refusal is news.
     match write_status(object, &status, context).await {

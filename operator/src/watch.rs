@@ -19,7 +19,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
 use crate::crd::StockPipeline;
+use crate::discovery::{Optional, optional};
 use crate::names;
+use crate::pod_monitor::PodMonitor;
 
 /// The stores of the kinds we make, and of pods, which tell why something is not ready.
 pub struct Stores {
@@ -39,6 +41,8 @@ pub struct Stores {
     pub deployments: Store<Deployment>,
     /// Jobs.
     pub jobs: Store<Job>,
+    /// Prometheus' pod monitors.
+    pub pod_monitors: Optional<PodMonitor>,
     /// Pods.
     pub pods: Store<Pod>,
     /// The claims of the pods of stateful sets.
@@ -78,6 +82,9 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
     let controller = controller.owns_stream(stream);
     let (jobs, stream) = children(client, namespace);
     let controller = controller.owns_stream(stream);
+    let (pod_monitors, stream) = children(client, namespace);
+    let (pod_monitors, stream) = optional(client, pod_monitors, stream);
+    let controller = controller.owns_stream(stream);
     let (pods, stream) = children::<Pod>(client, namespace);
     let controller = controller.watches_stream(stream, |pod| instance(&pod));
     let (claims, stream) = children::<PersistentVolumeClaim>(client, namespace);
@@ -91,6 +98,7 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
         stateful_sets,
         deployments,
         jobs,
+        pod_monitors,
         pods,
         claims,
         loaded: OnceCell::new(),
@@ -156,6 +164,7 @@ impl Stores {
             stateful_sets,
             deployments,
             jobs,
+            pod_monitors,
             pods,
             claims,
             loaded: _,
@@ -169,6 +178,7 @@ impl Stores {
             stateful_sets.wait_until_ready(),
             deployments.wait_until_ready(),
             jobs.wait_until_ready(),
+            pod_monitors.ready(),
             pods.wait_until_ready(),
             claims.wait_until_ready(),
         ));

@@ -79,9 +79,16 @@ fn the_chart_grants_what_every_kind_of_child_needs() {
         let rule = rules.split("apiGroups").find(|rule| rule.contains("persistentvolumeclaims")).unwrap_or_default();
         assert!(rule.contains(verb), "the rule of persistentvolumeclaims lacks {verb}");
     }
-    for resource in
-        ["secrets", "configmaps", "services", "networkpolicies", "poddisruptionbudgets", "statefulsets", "deployments"]
-    {
+    for resource in [
+        "secrets",
+        "configmaps",
+        "services",
+        "networkpolicies",
+        "podmonitors",
+        "poddisruptionbudgets",
+        "statefulsets",
+        "deployments",
+    ] {
         let rule = rules
             .split("apiGroups")
             .find(|rule| rule.contains(resource))

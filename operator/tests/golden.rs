@@ -61,6 +61,7 @@ fn documents(objects: Objects) -> String {
         stateful_sets,
         deployments,
         jobs,
+        pod_monitors,
     } = objects;
     let mut text = String::new();
     let mut add = |document: String| text.push_str(&format!("---\n{document}"));
@@ -72,6 +73,7 @@ fn documents(objects: Objects) -> String {
     stateful_sets.iter().for_each(|object| add(yaml(object)));
     deployments.iter().for_each(|object| add(yaml(object)));
     jobs.iter().for_each(|object| add(yaml(object)));
+    pod_monitors.iter().for_each(|object| add(yaml(object)));
     text
 }
 

@@ -2,12 +2,14 @@
 //! Rule: a field exists when a user would miss it; what the schema refuses, it refuses with a sentence.
 
 mod external;
+mod monitoring;
 mod network;
 mod status;
 mod storage;
 mod template;
 
 pub use external::{ExternalBroker, ExternalDatabase};
+pub use monitoring::Monitoring;
 pub use network::NetworkPolicy;
 pub use status::{CompanyStatus, PartStatus, Parts, ScaleStatus, StockPipelineStatus};
 pub use storage::Storage;
@@ -90,6 +92,10 @@ pub struct StockPipelineSpec {
     /// Who reaches which part over the network.
     #[serde(default)]
     pub network_policy: NetworkPolicy,
+
+    /// What Prometheus is told.
+    #[serde(default)]
+    pub monitoring: Monitoring,
 }
 
 impl StockPipelineSpec {

@@ -6,6 +6,7 @@ mod consumers;
 mod database;
 mod edge;
 mod liveview;
+mod monitoring;
 mod network;
 mod pod;
 mod publisher;
@@ -34,6 +35,7 @@ use sha2::{Digest, Sha256};
 use crate::crd::Storage;
 use crate::names::{self, Part};
 use crate::plan::Plan;
+use crate::pod_monitor::PodMonitor;
 
 /// The children of a pipeline, by kind.
 #[derive(Debug, Default)]
@@ -54,6 +56,8 @@ pub struct Objects {
     pub deployments: Vec<Deployment>,
     /// What runs once.
     pub jobs: Vec<Job>,
+    /// What Prometheus is told.
+    pub pod_monitors: Vec<PodMonitor>,
 }
 
 /// Builds all children.
@@ -66,6 +70,7 @@ pub fn build(plan: &Plan) -> Objects {
     liveview::build(plan, &mut objects);
     edge::build(plan, &mut objects);
     network::build(plan, &mut objects);
+    monitoring::build(plan, &mut objects);
     objects
 }
 

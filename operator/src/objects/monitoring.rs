@@ -1,0 +1,56 @@
+//! What Prometheus is told of a pipeline: one PodMonitor for broker, publishers, consumers and liveview.
+//! Rule: the labels that the chart's alerts and dashboard go by, `pipeline`, `component` and `company`, are made here.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta};
+
+use super::Objects;
+use crate::names::{self, Part};
+use crate::plan::Plan;
+use crate::pod_monitor::{Endpoint, PodMonitor, PodMonitorSpec, Relabeling};
+
+/// The parts that have figures.
+const PARTS: [Part; 4] = [Part::Broker, Part::Publisher, Part::Consumer, Part::Liveview];
+
+/// Adds the PodMonitor.
+pub(super) fn build(plan: &Plan, objects: &mut Objects) {
+    if !plan.monitoring.enabled {
+        return;
+    }
+    let mut selector = names::selector(&plan.name, Part::Broker);
+    selector.remove(names::COMPONENT);
+    let mut labels = plan.monitoring.labels.clone();
+    labels.extend(names::labels(&selector));
+    // Broker, publishers and consumers call the port `metrics`; liveview has its figures on that of its page.
+    let endpoint = |port: &str| Endpoint {
+        port: port.into(),
+        path: "/metrics".into(),
+        honor_labels: true,
+        relabelings: [
+            ("label", names::INSTANCE, "pipeline"),
+            ("label", names::COMPONENT, "component"),
+            ("annotation", names::SYMBOL, "company"),
+        ]
+        .map(|(what, name, target)| relabeling(what, name, target))
+        .into(),
+    };
+    objects.pod_monitors.push(PodMonitor {
+        metadata: ObjectMeta { labels: Some(labels), ..super::metadata(plan, plan.name.clone(), &selector) },
+        spec: PodMonitorSpec {
+            selector: LabelSelector {
+                match_labels: Some(selector),
+                match_expressions: Some(vec![LabelSelectorRequirement {
+                    key: names::COMPONENT.into(),
+                    operator: "In".into(),
+                    values: Some(PARTS.map(|part| part.name().to_owned()).into()),
+                }]),
+            },
+            pod_metrics_endpoints: vec![endpoint("metrics"), endpoint("http")],
+        },
+    });
+}
+
+/// Prometheus writes the names of labels and annotations with `_` for what is neither letter nor digit.
+fn relabeling(what: &str, name: &str, target: &str) -> Relabeling {
+    let name = name.replace(|character: char| !character.is_ascii_alphanumeric(), "_");
+    Relabeling { source_labels: vec![format!("__meta_kubernetes_pod_{what}_{name}")], target_label: target.into() }
+}
