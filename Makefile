@@ -36,8 +36,9 @@ end-to-end: ## tests against the three-node cluster
 browser: ## the page in a headless Chromium, against the demo
 	@e2e/browser/run
 
-bench: ## our programs beside PerfTest, Go, Node.js and Python ones; writes docs/benchmarks.md (half an hour)
+bench: ## our programs beside PerfTest, Go, Node.js and Python ones, and the operator by itself; writes docs/benchmarks.md (an hour)
 	@e2e/bench/run
+	@e2e/bench/operator
 
 cluster: ## three Kubernetes nodes: kind where there is Docker, else on this machine; kubeconfig in .local/kubeconfig
 	@e2e/cluster/up

@@ -28,9 +28,13 @@ use crate::plan::Plan;
 use crate::volumes::{self, Next, Volumes};
 use crate::watch::Stores;
 
-/// Objects the server keeps in a form of its own however often they are applied: uid and the resource version that came back.
-/// Another writer's element in a list is one such case; server-side apply cannot take it away.
+/// Objects that need no further look: uid and the resource version at which they were found as wanted, or came back from an apply. The server may
+/// keep one in a form of its own however often it is applied: another writer's element in a list is one such case; server-side apply
+/// cannot take it away. It counts for what was applied last, which the annotation tells; and it spares most of a pass that finds nothing to do.
 pub type Settled = Mutex<HashMap<String, String>>;
+
+/// As many as thousands of pipelines have; forgetting them costs a look at each.
+const SETTLED_MAX: usize = 50_000;
 
 /// What runs after an apply, as the server returned it or as the watch has it, and what went wrong.
 #[derive(Default)]
@@ -221,8 +225,7 @@ impl Target<'_> {
     {
         let (kind, name) = (K::kind(&()).to_string(), object.name_any());
         let hash = hash_of(&object);
-        object.annotations_mut().insert(names::APPLIED.into(), hash);
-        let wanted = to_value(&object);
+        object.annotations_mut().insert(names::APPLIED.into(), hash.clone());
         let known = store.get(&ObjectRef::new(&name).within(&self.plan.namespace));
         let live = match known {
             Some(live) => Some(live.as_ref().clone()),
@@ -231,8 +234,14 @@ impl Target<'_> {
         };
         if let Some(live) = live {
             ownership::check(&live, &self.plan.name, &self.plan.owner.uid)?;
-            if contains(&to_value(&live), &wanted) || self.is_settled(&live) {
-                return Ok(live);
+            if live.annotations().get(names::APPLIED) == Some(&hash) {
+                if self.is_settled(&live) {
+                    return Ok(live);
+                }
+                if contains(&to_value(&live), &to_value(&object)) {
+                    self.settle(&live);
+                    return Ok(live);
+                }
             }
         }
         let parameters = PatchParams::apply(names::MANAGER).force();
@@ -242,9 +251,7 @@ impl Target<'_> {
             .map_err(Error::kubernetes("apply", &kind, &name))?;
         tracing::info!(kind, name, namespace = self.plan.namespace, "applied");
         self.metrics.applied(&kind);
-        if !contains(&to_value(&returned), &wanted) {
-            self.settle(&returned);
-        }
+        self.settle(&returned);
         Ok(returned)
     }
 
@@ -261,8 +268,7 @@ impl Target<'_> {
 
     fn settle<K: Resource>(&self, returned: &K) {
         let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        // Such objects are few; should they ever be many, forgetting them costs one apply each.
-        if settled.len() > 1000 {
+        if settled.len() > SETTLED_MAX {
             settled.clear();
         }
         if let (Some(uid), Some(version)) = (returned.uid(), returned.resource_version()) {

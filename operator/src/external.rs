@@ -10,6 +10,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use lapin::uri::AMQPUri;
+use tokio::sync::Semaphore;
 
 use crate::broker::Login;
 use crate::crd::{ExternalBroker, ExternalDatabase, StockPipelineSpec};
@@ -83,6 +84,9 @@ type Found = Result<Content, String>;
 /// The Secrets that were read, of all pipelines.
 #[derive(Default)]
 pub struct Secrets(Mutex<HashMap<(String, String), (Instant, Found)>>);
+
+/// External systems that are asked at the same time: each costs a client of its own for as long as it is asked, seconds when it is silent.
+pub static ASKED: Semaphore = Semaphore::const_new(16);
 
 impl Secrets {
     /// Reads what the external parts of `spec` need; `settled`: nothing is amiss, and what was read lately will do.

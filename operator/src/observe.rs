@@ -10,7 +10,7 @@ use crate::broker::{self, BrokerError};
 use crate::claims;
 use crate::database::windows::{self, Latest};
 use crate::database::{self, DatabaseError};
-use crate::external::{BrokerAddress, DatabaseAddress};
+use crate::external::{self, BrokerAddress, DatabaseAddress};
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::roll;
@@ -137,6 +137,7 @@ async fn ask_broker(
     {
         return Broker::Theirs(Some(of), system, unattended, BTreeMap::new());
     }
+    let _permit = external::ASKED.acquire().await.ok();
     let wanted = broker::external::Wanted {
         address,
         pipeline: format!("{}.{}", plan.namespace, plan.name),
@@ -164,6 +165,7 @@ async fn ask_database(
     {
         return Database::Theirs(Some(of), system, None);
     }
+    let _permit = external::ASKED.acquire().await.ok();
     let companies = if figures { symbols(plan) } else { Vec::new() };
     let (database, collection) = (wire::env::default::MONGODB_DB, wire::env::default::MONGODB_COLLECTION);
     match database::external::look(address, database, collection, &companies).await {

@@ -13,8 +13,9 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
+use tokio::sync::Semaphore;
 
-use crate::apply::{self, Settled};
+use crate::apply::{self, Applied, Settled};
 use crate::claims::{self, Size};
 use crate::crd::{StockPipeline, StockPipelineStatus};
 use crate::error::{Error, Retry};
@@ -30,6 +31,8 @@ use crate::roll;
 use crate::status::{self, BrokerNodes, Seen};
 use crate::watch::{Guarded, Stores};
 
+/// Pipelines whose objects are applied at the same time.
+pub const APPLYING: usize = 8;
 /// Pause between passes while something is under way.
 const UNDER_WAY: Duration = Duration::from_secs(2);
 /// Pause between passes when all is well. Changes in the cluster are watched; this is for what happens inside broker and database.
@@ -59,6 +62,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Objects that stay different however often they are applied.
     pub settled: Settled,
+    /// Pipelines whose objects are applied at the same time.
+    pub applying: Semaphore,
     /// What was read of Secrets that users named.
     pub secrets: external::Secrets,
     /// What earlier passes of this process knew, by uid.
@@ -168,9 +173,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             let mut memory = memory.fresh(&plan, now);
             context.remember(&pipeline, |known| *known = memory.clone());
             context.complete(&mut plan, &memory, &seen);
-            let objects = objects::build(&plan);
-            let Context { client, stores, metrics, settled, .. } = context;
-            let applied = apply::apply(client, stores, metrics, settled, &plan, objects).await;
+            let applied = context.apply(&plan).await;
             // What the server returned is newer than what the watch has seen.
             (seen.stateful_sets, seen.deployments) = (applied.stateful_sets, applied.deployments);
             seen.volumes = applied.volumes;
@@ -286,8 +289,8 @@ impl Context {
             (self.stores.stateful_sets.state(), self.stores.deployments.state(), self.stores.pods.state());
         let of_pipeline = |pod: &Pod| pod.namespace() == namespace && pod.labels().get(names::INSTANCE) == Some(&name);
         Seen {
-            stateful_sets: owned(sets, &uid),
-            deployments: owned(deployments, &uid),
+            stateful_sets: owned(sets, &uid).iter().map(|set| set.as_ref().clone()).collect(),
+            deployments: owned(deployments, &uid).iter().map(|deployment| status::what_is_read(deployment)).collect(),
             pods: pods.iter().filter(|pod| of_pipeline(pod)).map(|pod| pod.as_ref().clone()).collect(),
             ..Seen::default()
         }
@@ -304,6 +307,17 @@ impl Context {
             broker: heard.broker.or_else(|| before(Part::Broker)),
             database: heard.database.or_else(|| before(Part::Database)),
         }
+    }
+
+    /// Builds and applies all objects. A few pipelines at a time: each holds all its objects meanwhile, in several forms, and an operator that starts
+    /// has them all to look at.
+    async fn apply(&self, plan: &Plan) -> Applied {
+        // It is never closed, and without a permit the pass would go on all the same.
+        let _permit = self.applying.acquire().await.ok();
+        let Self { client, stores, metrics, settled, .. } = self;
+        let mut applied = apply::apply(client, stores, metrics, settled, plan, objects::build(plan)).await;
+        applied.deployments.iter_mut().for_each(|deployment| *deployment = status::what_is_read(deployment));
+        applied
     }
 
     /// The schema refuses to make a part external that we run; a resource may be older than the schema, and what is not wanted is pruned.
@@ -432,12 +446,8 @@ fn addresses(plan: &Plan, seen: &Seen) -> BTreeMap<&'static str, String> {
         .collect()
 }
 
-fn owned<K: Resource + Clone>(objects: Vec<Arc<K>>, uid: &str) -> Vec<K> {
-    objects
-        .iter()
-        .filter(|object| ownership::is_owned(object.as_ref(), uid))
-        .map(|object| object.as_ref().clone())
-        .collect()
+fn owned<K: Resource>(objects: Vec<Arc<K>>, uid: &str) -> Vec<Arc<K>> {
+    objects.into_iter().filter(|object| ownership::is_owned(object.as_ref(), uid)).collect()
 }
 
 /// When to try again after a failed pass, with jitter so that many pipelines do not come back at once.

@@ -13,6 +13,7 @@ use kube::core::CustomResourceExt;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client, Config};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -20,7 +21,7 @@ use crate::crd::StockPipeline;
 use crate::http::{self, Pages};
 use crate::metrics::Metrics;
 use crate::plan::Images;
-use crate::reconcile::{Context, error_policy, reconcile};
+use crate::reconcile::{APPLYING, Context, error_policy, reconcile};
 use crate::{lease, names, watch};
 
 /// How the operator runs.
@@ -117,6 +118,7 @@ pub async fn lead(
         images,
         metrics,
         settled: Default::default(),
+        applying: Semaphore::new(APPLYING),
         secrets: Default::default(),
         memory: Default::default(),
     });

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, StatefulSet};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use kube::ResourceExt;
 use kube::runtime::events::{Event, EventType};
 
@@ -183,6 +183,24 @@ pub mod reason {
     pub const PARTS_NOT_READY: &str = "PartsNotReady";
     /// All is as wanted.
     pub const AS_WANTED: &str = "AsWanted";
+}
+
+/// What of a Deployment is read after it was applied. The rest, most of it, would be in memory as often as pipelines wait for an answer of theirs.
+pub fn what_is_read(deployment: &Deployment) -> Deployment {
+    let Deployment { metadata, spec, status } = deployment;
+    let annotations =
+        |spec: &DeploymentSpec| spec.template.metadata.as_ref().and_then(|template| template.annotations.clone());
+    let spec = spec.as_ref().map(|spec| DeploymentSpec {
+        replicas: spec.replicas,
+        template: PodTemplateSpec {
+            metadata: Some(ObjectMeta { annotations: annotations(spec), ..ObjectMeta::default() }),
+            spec: None,
+        },
+        ..DeploymentSpec::default()
+    });
+    let ObjectMeta { name, namespace, labels, generation, deletion_timestamp, .. } = metadata.clone();
+    let metadata = ObjectMeta { name, namespace, labels, generation, deletion_timestamp, ..ObjectMeta::default() };
+    Deployment { metadata, spec, status: status.clone() }
 }
 
 /// The new status.

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, PodSpec, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::DeserializeGuard;
@@ -58,7 +58,7 @@ pub type Guarded = DeserializeGuard<StockPipeline>;
 pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Stores) {
     // A status of our own making must not start a pass: only changes of the spec, and deletion, do.
     let (pipelines, writer) = reflector::store();
-    let trigger = watcher(api::<Guarded>(client, namespace), watcher::Config::default())
+    let trigger = watcher(api::<Guarded>(client, namespace), watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .modify(|pipeline| pipeline.managed_fields_mut().clear())
         .reflect(writer)
@@ -66,28 +66,28 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
         .predicate_filter(predicates::generation, Default::default());
     let controller = Controller::for_stream(trigger, pipelines);
 
-    let (secrets, stream) = children(client, namespace);
+    let (secrets, stream) = children(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (config_maps, stream) = children(client, namespace);
+    let (config_maps, stream) = children(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (services, stream) = children(client, namespace);
+    let (services, stream) = children(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (network_policies, stream) = children(client, namespace);
+    let (network_policies, stream) = children(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (pod_disruption_budgets, stream) = children(client, namespace);
+    let (pod_disruption_budgets, stream) = children(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (stateful_sets, stream) = children(client, namespace);
+    let (stateful_sets, stream) = children(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (deployments, stream) = children(client, namespace);
+    let (deployments, stream) = children(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (jobs, stream) = children(client, namespace);
+    let (jobs, stream) = children(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (pod_monitors, stream) = children(client, namespace);
+    let (pod_monitors, stream) = children(client, namespace, |_| {});
     let (pod_monitors, stream) = optional(client, pod_monitors, stream);
     let controller = controller.owns_stream(stream);
-    let (pods, stream) = children::<Pod>(client, namespace);
+    let (pods, stream) = children(client, namespace, only_what_is_read);
     let controller = controller.watches_stream(stream, |pod| instance(&pod));
-    let (claims, stream) = children::<PersistentVolumeClaim>(client, namespace);
+    let (claims, stream) = children::<PersistentVolumeClaim>(client, namespace, |_| {});
     let controller = controller.watches_stream(stream, |claim| instance(&claim));
     let stores = Stores {
         secrets,
@@ -112,6 +112,9 @@ fn instance<K: Resource>(object: &K) -> Option<ObjectRef<Guarded>> {
     Some(ObjectRef::new(object.labels().get(names::INSTANCE)?).within(namespace))
 }
 
+/// Objects of one answer while a store is filled: it is in memory as text, as values and as objects at once.
+const PAGE: u32 = 50;
+
 fn api<K>(client: &Client, namespace: &str) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
@@ -119,9 +122,24 @@ where
     if namespace.is_empty() { Api::all(client.clone()) } else { Api::namespaced(client.clone(), namespace) }
 }
 
+/// Of a pod only its node and its state are read (`pods`, `roll`): the rest is what its Deployment or StatefulSet says, and pods are the most numerous.
+fn only_what_is_read(pod: &mut Pod) {
+    pod.metadata.annotations = None;
+    let node_name = pod.spec.take().and_then(|spec| spec.node_name);
+    pod.spec = Some(PodSpec { node_name, ..PodSpec::default() });
+    if let Some(status) = &mut pod.status {
+        (status.host_ips, status.pod_ips, status.resource_claim_statuses) = (None, None, None);
+        let containers = [&mut status.container_statuses, &mut status.init_container_statuses];
+        for container in containers.into_iter().flatten().flatten() {
+            (container.allocated_resources, container.resources, container.volume_mounts) = (None, None, None);
+        }
+    }
+}
+
 fn children<K>(
     client: &Client,
     namespace: &str,
+    trim: fn(&mut K),
 ) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
@@ -135,10 +153,13 @@ where
 {
     let (reader, writer) = reflector::store();
     let selector = format!("{}={}", names::MANAGED_BY, names::MANAGER);
-    let stream = watcher(api::<K>(client, namespace), watcher::Config::default().labels(&selector))
+    let stream = watcher(api::<K>(client, namespace), watcher::Config::default().labels(&selector).page_size(PAGE))
         .default_backoff()
         // Managed fields are half of an object's size and nobody here reads them.
-        .modify(|object| object.managed_fields_mut().clear())
+        .modify(move |object| {
+            object.managed_fields_mut().clear();
+            trim(object);
+        })
         .reflect(writer)
         .touched_objects();
     (reader, stream.boxed())

@@ -12,6 +12,8 @@ RUN=/run/stockpipeline
 
 KUBERNETES_VERSION=1.34.4
 HELM_VERSION=3.22.0
+# Simulated nodes, for the operator's benchmark.
+KWOK_VERSION=0.7.0
 NODES=(node-1 node-2 node-3)
 
 export PATH=$LOCAL/bin:/usr/local/go/bin:$PATH:/usr/sbin:/sbin

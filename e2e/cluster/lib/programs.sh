@@ -53,6 +53,22 @@ install_helm() {
         mv "$folder/helm" "$CACHE/bin/helm-$HELM_VERSION"
 }
 
+kwok_binary() { echo "$CACHE/bin/kwok-$KWOK_VERSION"; }
+
+ensure_kwok() { [[ -x $(kwok_binary) ]] || exclusively kwok build_kwok; }
+
+build_kwok() {
+    [[ ! -x $(kwok_binary) ]] || return 0
+    step "kwok $KWOK_VERSION built" logged "$CACHE/log/kwok.log" install_kwok
+}
+
+install_kwok() {
+    local folder=$CACHE/build/kwok
+    mkdir -p "$folder" || return
+    CGO_ENABLED=0 GOFLAGS='' GOBIN=$folder go install -trimpath -ldflags "-s -w" "sigs.k8s.io/kwok/cmd/kwok@v$KWOK_VERSION" &&
+        mv "$folder/kwok" "$(kwok_binary)"
+}
+
 # The folder with one link per command; a program with its own name is what `ps` then shows.
 kubernetes_links() {
     local command

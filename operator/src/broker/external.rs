@@ -20,6 +20,8 @@ use crate::external::BrokerAddress;
 
 /// Longest try of one address.
 const LOGIN: Duration = Duration::from_secs(3);
+/// Bytes, the least that AMQP allows: lapin keeps 64 frames in memory for a connection, and many pipelines may ask at once.
+const FRAME_MAX: u32 = 4096;
 /// Companies of one policy: its pattern names them all, and RabbitMQ compiles no pattern without end.
 const TOGETHER: usize = 100;
 /// Above that of policies for all queues, which are 0 as a rule: of several only the highest counts.
@@ -271,7 +273,8 @@ async fn login(addresses: &[AMQPUri]) -> Result<(), Refusal> {
     Err(first.unwrap_or(Refusal::Unreachable("no address".into())))
 }
 
-async fn log_in(uri: AMQPUri) -> Result<(), lapin::Error> {
+async fn log_in(mut uri: AMQPUri) -> Result<(), lapin::Error> {
+    uri.query.frame_max = Some(FRAME_MAX);
     let properties = ConnectionProperties::default().with_connection_name("stockpipeline-operator".into());
     let connection = Connection::connect_uri(uri, properties).await?;
     // Whether it closes well is nobody's concern.

@@ -144,6 +144,8 @@ async fn what_is_wrong_with_a_secret_or_what_it_leads_to_is_told_by_name_and_key
     let host = |address: &str| address.rsplit_once('@').unwrap().1.to_owned();
     let (amqp, management) = (host(&addresses()["amqp"]), host(&addresses()["management"]));
     let broker_at = amqp.split('/').next().unwrap();
+    // TLS, by an authority of its own.
+    let api_server = world.server();
     let member = variable("STOCK_TEST_MONGODB_MEMBERS").split(',').next().unwrap().to_owned();
     let key = |key: &str, value: String| Some((key.to_owned(), Some(value)));
     let without = |key: &str| Some((key.to_owned(), None));
@@ -187,6 +189,13 @@ async fn what_is_wrong_with_a_secret_or_what_it_leads_to_is_told_by_name_and_key
             "its host name is not known",
         ),
         (
+            "authority",
+            key("amqp", format!("amqps://hush:hush@{api_server}/%2f")),
+            "BrokerReady",
+            "False",
+            "shows a certificate that no public authority issued",
+        ),
+        (
             "manager",
             key("management", format!("http://guest:hush@{management}")),
             "BrokerReady",
@@ -221,6 +230,13 @@ async fn what_is_wrong_with_a_secret_or_what_it_leads_to_is_told_by_name_and_key
             "DatabaseReady",
             "False",
             "key mongodb of secret silent does not answer",
+        ),
+        (
+            "unknown",
+            key("mongodb", "mongodb+srv://hush:hush@hush.invalid/".into()),
+            "DatabaseReady",
+            "False",
+            "key mongodb of secret unknown does not answer (its name is not known)",
         ),
         (
             "stranger",

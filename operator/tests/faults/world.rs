@@ -76,6 +76,13 @@ impl World {
         Self { client, namespace }
     }
 
+    /// `host:port` of the API server.
+    pub fn server(&self) -> String {
+        let kubeconfig = Kubeconfig::read_from(std::env::var("STOCK_TEST_KUBECONFIG").unwrap()).unwrap();
+        let server = kubeconfig.clusters[0].cluster.as_ref().unwrap().server.clone().unwrap();
+        server.trim_start_matches("https://").to_owned()
+    }
+
     pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
