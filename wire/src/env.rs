@@ -45,6 +45,10 @@ pub const LOG_FORMAT: &str = "LOG_FORMAT";
 
 /// Milliseconds that liveview goes on serving after SIGTERM, not ready, before it closes its sockets.
 pub const SHUTDOWN_GRACE: &str = "SHUTDOWN_GRACE";
+/// Milliseconds after that within which liveview closes its sockets, each at a moment of its own.
+pub const SHUTDOWN_SPREAD: &str = "SHUTDOWN_SPREAD";
+/// Sockets and event streams that one liveview serves at a time; more are refused.
+pub const MAX_READERS: &str = "MAX_READERS";
 
 /// Defaults that both sides must know.
 pub mod default {
@@ -66,4 +70,8 @@ pub mod default {
     pub const TICKER_INTERVAL: f64 = 1.0;
     /// Milliseconds that liveview goes on serving after SIGTERM.
     pub const SHUTDOWN_GRACE: u64 = 500;
+    /// Milliseconds within which liveview then closes its sockets.
+    pub const SHUTDOWN_SPREAD: u64 = 1_500;
+    /// Sockets and event streams of one liveview.
+    pub const MAX_READERS: usize = 4_000;
 }

@@ -1,30 +1,38 @@
 //! `stock-liveview`: shows the newest average of each company on a page, over WebSocket, server-sent events and JSON.
 //! Rule: one reader follows the database; all pages share one frame.
 
+pub mod api;
+pub mod attendance;
 pub mod beat;
 pub mod board;
+pub mod cursor;
+pub mod events;
 pub mod feed;
 pub mod metrics;
+pub mod news;
 pub mod page;
+pub mod reader;
 pub mod routes;
 pub mod settings;
 pub mod socket;
 pub mod windows;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::api::Library;
 use self::feed::Feed;
 use self::metrics::Metrics;
+use self::reader::Readers;
 use self::routes::Service;
 pub use self::settings::{Args, Settings};
-use self::socket::Sockets;
 use crate::health::{Health, Readiness};
 
 /// Bound of the goodbyes after the grace.
@@ -39,18 +47,29 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::waiting("reading the database for the first time");
     let windows = settings.database.windows()?;
-    let (sender, frames) = watch::channel(None);
+    let (sender, latest) = watch::channel(None);
+    let (attendance, unattended) = watch::channel(attendance::Unattended::new());
     let (closing, open) = (CancellationToken::new(), TaskTracker::new());
     let feed = Feed {
         windows: windows.clone(),
         pod: settings.pod,
         readiness: readiness.clone(),
         metrics: metrics.clone(),
-        frames: sender,
+        unattended,
+        news: sender,
     };
     let feeding = tokio::spawn(feed.run());
-    let sockets = Sockets { frames, closing: closing.clone(), open: open.clone(), metrics };
-    let app = routes::router(Service { sockets, windows }).merge(Health::new(readiness.clone(), registry).router());
+    let looking = tokio::spawn(attendance::look(windows.clone(), attendance));
+    let readers = Readers {
+        latest: latest.clone(),
+        places: Arc::new(Semaphore::new(settings.max_readers)),
+        closing: closing.clone(),
+        spread: settings.spread,
+        open: open.clone(),
+        metrics,
+    };
+    let service = Service { readers, latest, library: Library::new(windows) };
+    let app = routes::router(service).merge(Health::new(readiness.clone(), registry).router());
     if let Ok(address) = listener.local_addr() {
         tracing::info!("serving on http://{address}");
     }
@@ -61,15 +80,16 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
         readiness.stopping();
         sleep(settings.grace).await;
         closing.cancel();
-        feeding.abort();
         open.close();
-        if timeout(LAST_ANSWERS, open.wait()).await.is_err() {
+        if timeout(settings.spread + LAST_ANSWERS, open.wait()).await.is_err() {
             tracing::info!("{} pages did not say goodbye", open.len());
         }
+        feeding.abort();
+        looking.abort();
     };
     tokio::select! {
         served = async { tokio::join!(async { serving.await }, stopping).0 } => served?,
-        () = async { closing.cancelled().await; sleep(2 * LAST_ANSWERS).await } => tracing::info!("some requests had no end"),
+        () = async { closing.cancelled().await; sleep(settings.spread + 2 * LAST_ANSWERS).await } => tracing::info!("some requests had no end"),
     }
     Ok(())
 }

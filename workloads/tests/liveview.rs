@@ -17,22 +17,30 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 use wire::Frame;
+use wire::frame::FrameType;
 use workloads::database::{DatabaseArgs, make_indexes};
 use workloads::liveview::{self, Args, Settings, windows};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 async fn start(database: &Database) -> Running {
-    let args = Args {
+    start_with(Args { shutdown_spread: Some("100".into()), ..arguments(database, &mongodb()) }).await
+}
+
+fn arguments(database: &Database, address: &str) -> Args {
+    Args {
         database: DatabaseArgs {
-            mongodb_url: Some(mongodb()),
+            mongodb_url: Some(address.into()),
             mongodb_db: Some(database.name.clone()),
             ..DatabaseArgs::default()
         },
         pod_name: Some("liveview-under-test".into()),
         shutdown_grace: Some("100".into()),
         ..Args::default()
-    };
+    }
+}
+
+async fn start_with(args: Args) -> Running {
     let settings = Settings::parse(&args).await.unwrap();
     let listener = socket().await;
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -142,6 +150,28 @@ async fn a_page_that_does_not_read_holds_nobody_up_and_misses_only_what_is_old()
 }
 
 #[tokio::test]
+async fn a_database_without_change_streams_is_read_again_and_again() {
+    let database = Database::at(&support::address("STOCK_TEST_STANDALONE_URL")).await;
+    insert(&database, doc! {"company": "MSFT", "avgPrice": 1.0}).await;
+    let address = support::address("STOCK_TEST_STANDALONE_URL");
+    let running = start_with(Args { shutdown_spread: Some("100".into()), ..arguments(&database, &address) }).await;
+    let (mut whole, mut changes) = (connect(&running, "/").await, connect(&running, "/ws?since=").await);
+    let first = frame(&mut changes).await;
+    assert_eq!((first.kind, frame(&mut whole).await.prices.len()), (FrameType::Prices, 1));
+    insert(&database, doc! {"company": "TSLA", "avgPrice": 2.0}).await;
+    assert_eq!(frame(&mut whole).await.prices.len(), 2);
+    let change = frame(&mut changes).await;
+    assert_eq!((change.kind, change.prices.len(), change.prices[0].company.as_str()), (FrameType::Changes, 1, "TSLA"));
+    // Another pod counts for itself: it tells all.
+    let other = start_with(Args { shutdown_spread: Some("100".into()), ..arguments(&database, &address) }).await;
+    let mut socket = connect(&other, &format!("/ws?since={}", change.at.unwrap())).await;
+    assert_eq!(frame(&mut socket).await.kind, FrameType::Prices);
+    running.end().await;
+    other.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
 async fn a_deleted_newest_window_gives_way_to_the_one_before() {
     let database = Database::new().await;
     insert(&database, doc! {"company": "MSFT", "avgPrice": 1.0}).await;
@@ -232,59 +262,300 @@ async fn the_json_api_serves_prices_and_the_history_of_a_company() {
 }
 
 #[tokio::test]
-async fn the_page_and_its_files_come_from_here_alone() {
-    let database = Database::new().await;
+async fn the_pages_of_a_history_meet_without_gap_or_overlap_and_cost_what_they_show() {
+    let (database, company) = (Database::new().await, company("PAGED"));
+    make_indexes(&database.windows).await.unwrap();
+    let others = (0..5000).map(|number| doc! {"company": "OTHER", "avgPrice": 1.0, "window": number});
+    let ours = (0..1000_i64).map(|number| doc! {"company": company.as_str(), "avgPrice": 1.0, "window": number});
+    database.windows.insert_many(others.chain(ours)).await.unwrap();
     let running = start(&database).await;
-    for (path, kind) in [("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css")] {
-        let answer = reqwest::get(format!("{}{path}", running.url)).await.unwrap();
-        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
-        assert!(header("content-type").starts_with(kind));
-        assert!(header("content-security-policy").contains("default-src 'none'"));
-        assert_eq!(header("x-content-type-options"), "nosniff");
-        let text = answer.text().await.unwrap();
-        let outside = text.replace("http://www.w3.org/2000/svg", "");
-        assert!(!outside.contains("http://") && !outside.contains("https://"), "{path} names another host");
+    let (mut seen, mut before, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let path = format!("/api/companies/{company}/windows?limit=400&before={before}");
+        let (code, page) = get(&running, &path).await;
+        assert_eq!(code, 200);
+        let windows = page["windows"].as_array().unwrap();
+        seen.extend(windows.iter().map(|window| window["window"].as_i64().unwrap()));
+        pages += 1;
+        match page["next"].as_str() {
+            Some(next) => before = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(pages, 3);
+    assert_eq!(seen, (0..1000).rev().collect::<Vec<_>>());
+    // In the middle as at the end: as many keys and documents as are shown.
+    for before in [None, Some(before.as_str())] {
+        let explained = database
+            .windows
+            .client()
+            .database(&database.name)
+            .run_command(doc! {
+                "explain": {
+                    "find": database.windows.name(), "filter": windows::selection(&company, before),
+                    "sort": {"_id": -1}, "limit": 50,
+                },
+                "verbosity": "executionStats",
+            })
+            .await
+            .unwrap();
+        let stats = explained.get_document("executionStats").unwrap();
+        assert_eq!(stats.get_i32("totalKeysExamined").unwrap(), 50, "{explained}");
+        assert_eq!(stats.get_i32("totalDocsExamined").unwrap(), 50);
     }
     running.end().await;
     database.drop().await;
 }
 
 #[tokio::test]
-async fn server_sent_events_carry_the_same_frames() {
+async fn sparklines_of_several_companies_come_with_one_request_oldest_first() {
     let database = Database::new().await;
-    insert(&database, doc! {"company": "MSFT", "avgPrice": 1.5}).await;
+    for (company, price) in [("A", 1.0), ("B", 9.0), ("A", 2.0)] {
+        insert(&database, doc! {"company": company, "avgPrice": price}).await;
+    }
     let running = start(&database).await;
-    let mut answer = reqwest::get(format!("{}/events", running.url)).await.unwrap();
-    assert_eq!(answer.headers()["content-type"], "text/event-stream");
-    let chunk = timeout(Duration::from_secs(10), answer.chunk()).await.unwrap().unwrap().unwrap();
-    let text = String::from_utf8(chunk.to_vec()).unwrap();
-    let frame: Frame = serde_json::from_str(text.trim().strip_prefix("data: ").unwrap()).unwrap();
-    assert_eq!(frame.prices[0].avg_price, 1.5);
+    let (code, lines) = get(&running, "/api/sparklines?companies=A,B,NONE").await;
+    assert_eq!(code, 200);
+    assert_eq!(lines["sparklines"]["A"]["prices"], serde_json::json!([1.0, 2.0]));
+    assert_eq!(lines["sparklines"]["B"]["prices"], serde_json::json!([9.0]));
+    assert_eq!(lines["sparklines"]["NONE"], serde_json::json!({"prices": []}));
+    assert_eq!(get(&running, "/api/sparklines?companies=a%20b").await.0, 400);
+    assert_eq!(get(&running, &format!("/api/sparklines?companies=A{}", ",B".repeat(60))).await.0, 400);
     running.end().await;
-    assert!(
-        matches!(timeout(Duration::from_secs(5), answer.chunk()).await.unwrap(), Ok(None)),
-        "the stream ends in order"
-    );
     database.drop().await;
 }
 
 #[tokio::test]
-async fn a_stop_is_told_to_balancers_first_and_to_pages_with_code_1001() {
+async fn the_description_names_every_route_of_the_api_and_each_answers() {
+    let database = Database::new().await;
+    insert(&database, doc! {"company": "MSFT", "avgPrice": 1.5}).await;
+    let running = start(&database).await;
+    let (code, description) = get(&running, "/api/openapi.json").await;
+    assert_eq!((code, &description["openapi"]), (200, &Value::from("3.1.0")));
+    let paths: Vec<&String> = description["paths"].as_object().unwrap().keys().collect();
+    let expected = ["companies/{symbol}/windows", "events", "openapi.json", "prices", "sparklines"];
+    assert_eq!(paths, expected.map(|path| format!("/api/{path}")).iter().collect::<Vec<_>>());
+    for path in paths {
+        let example = path.replace("{symbol}", "MSFT").replace("sparklines", "sparklines?companies=MSFT");
+        assert_eq!(status(&format!("{}{example}", running.url)).await, 200, "{path}");
+    }
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn the_page_and_its_files_come_from_here_alone() {
     let database = Database::new().await;
     let running = start(&database).await;
+    for (path, kind) in [("/", "text/html"), ("/page/main.js", "text/javascript"), ("/page/page.css", "text/css")] {
+        let answer = reqwest::get(format!("{}{path}", running.url)).await.unwrap();
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        assert!(header("content-type").starts_with(kind));
+        assert!(header("content-security-policy").contains("default-src 'none'"));
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert!(!answer.headers().contains_key("set-cookie"));
+        let text = answer.text().await.unwrap();
+        let outside = text.replace("http://www.w3.org/2000/svg", "");
+        assert!(!outside.contains("http://") && !outside.contains("https://"), "{path} names another host");
+    }
+    assert_eq!(status(&format!("{}/page/none.js", running.url)).await, 404);
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn the_pages_files_are_compressed_and_not_sent_again_to_who_has_them() {
+    let database = Database::new().await;
+    let running = start(&database).await;
+    let client = reqwest::Client::new();
+    let ask = async |name: &str, value: &str| {
+        let url = format!("{}/page/table.js", running.url);
+        client.get(url).header(name, value).send().await.unwrap()
+    };
+    let plain = ask("accept-encoding", "identity").await;
+    assert!(!plain.headers().contains_key("content-encoding"));
+    let whole = plain.bytes().await.unwrap().len();
+    for encoding in ["br", "gzip"] {
+        let answer = ask("accept-encoding", encoding).await;
+        assert_eq!(answer.headers()["content-encoding"], encoding);
+        assert_eq!(answer.headers()["vary"], "accept-encoding");
+        let tag = answer.headers()["etag"].to_str().unwrap().to_owned();
+        assert!(answer.bytes().await.unwrap().len() < whole / 2, "{encoding}");
+        let url = format!("{}/page/table.js", running.url);
+        let again = client.get(url).header("accept-encoding", encoding).header("if-none-match", &tag);
+        let again = again.send().await.unwrap();
+        assert_eq!((again.status().as_u16(), again.headers()["etag"].to_str().unwrap()), (304, tag.as_str()));
+        assert!(again.bytes().await.unwrap().is_empty());
+    }
+    assert_eq!(ask("if-none-match", "\"older\"").await.status().as_u16(), 200);
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn who_says_where_it_stands_gets_everything_once_and_then_what_changed() {
+    let database = Database::new().await;
+    for company in ["AAPL", "MSFT", "TSLA"] {
+        insert(&database, doc! {"company": company, "avgPrice": 1.0}).await;
+    }
+    let running = start(&database).await;
+    let mut socket = connect(&running, "/ws?since=").await;
+    let first = frame(&mut socket).await;
+    assert_eq!((first.kind, first.prices.len()), (FrameType::Prices, 3));
+    insert(&database, doc! {"company": "MSFT", "avgPrice": 2.0}).await;
+    let change = loop {
+        let change = frame(&mut socket).await;
+        assert_eq!(change.kind, FrameType::Changes);
+        if let [window] = change.prices.as_slice()
+            && window.avg_price == 2.0
+        {
+            break change;
+        }
+    };
+    drop(socket);
+    // On another pod, from where it stood: what came meanwhile and nothing else.
+    insert(&database, doc! {"company": "TSLA", "avgPrice": 3.0}).await;
+    let other = start(&database).await;
+    // A pod that has only just read the database does not know since when it is so, and may say more than needed; never less.
+    let mut socket = connect(&other, &format!("/ws?since={}", change.at.unwrap())).await;
+    let resumed = frame(&mut socket).await;
+    assert_eq!(resumed.kind, FrameType::Changes);
+    assert!(resumed.prices.iter().any(|window| window.company == "TSLA" && window.avg_price == 3.0), "{resumed:?}");
+    // On the first pod, which followed all the time, exactly that.
+    eventually("the first pod knows of it too", async || {
+        (get(&running, "/api/prices").await.1["prices"][2]["avgPrice"] == 3.0).then_some(())
+    })
+    .await;
+    let mut socket = connect(&running, &format!("/ws?since={}", first.at.unwrap())).await;
+    let resumed = frame(&mut socket).await;
+    let companies: Vec<_> = resumed.prices.iter().map(|window| window.company.as_str()).collect();
+    assert_eq!(companies, ["MSFT", "TSLA"]);
+    running.end().await;
+    other.end().await;
+    database.drop().await;
+}
+
+/// The next event's id and frame.
+async fn event(answer: &mut reqwest::Response) -> (String, Frame) {
+    let chunk = timeout(Duration::from_secs(15), answer.chunk()).await.unwrap().unwrap().unwrap();
+    let text = String::from_utf8(chunk.to_vec()).unwrap();
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
+    (field("id:").unwrap(), serde_json::from_str(&field("data:").unwrap()).unwrap())
+}
+
+#[tokio::test]
+async fn server_sent_events_go_on_from_the_last_event_id() {
+    let database = Database::new().await;
+    insert(&database, doc! {"company": "MSFT", "avgPrice": 1.5}).await;
+    insert(&database, doc! {"company": "TSLA", "avgPrice": 1.5}).await;
+    let running = start(&database).await;
+    let url = format!("{}/api/events", running.url);
+    let mut answer = reqwest::get(&url).await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    assert_eq!(answer.headers()["x-accel-buffering"], "no");
+    let (id, first) = event(&mut answer).await;
+    assert_eq!((first.kind, first.prices.len(), first.at.as_deref()), (FrameType::Prices, 2, Some(id.as_str())));
+    drop(answer);
+    insert(&database, doc! {"company": "TSLA", "avgPrice": 2.5}).await;
+    eventually("the change is known", async || {
+        (get(&running, "/api/prices").await.1["prices"][1]["avgPrice"] == 2.5).then_some(())
+    })
+    .await;
+    let again = reqwest::Client::new().get(&url).header("last-event-id", &id);
+    let mut answer = again.send().await.unwrap();
+    let (_, resumed) = event(&mut answer).await;
+    assert_eq!(resumed.kind, FrameType::Changes);
+    assert_eq!(resumed.prices.iter().map(|window| window.avg_price).collect::<Vec<_>>(), [2.5]);
+    running.end().await;
+    let rest = async { while let Ok(Some(_)) = answer.chunk().await {} };
+    timeout(Duration::from_secs(5), rest).await.expect("the stream ends in order");
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn who_finds_no_place_is_told_to_come_again_and_may_when_one_is_free() {
+    let database = Database::new().await;
+    let args = Args { max_readers: Some("2".into()), ..arguments(&database, &mongodb()) };
+    let running = start_with(args).await;
+    let mut first = connect(&running, "/").await;
+    frame(&mut first).await;
+    let events = reqwest::get(format!("{}/api/events", running.url)).await.unwrap();
+    let url = format!("{}/ws", running.url.replace("http", "ws"));
+    let Err(tokio_tungstenite::tungstenite::Error::Http(refusal)) = connect_async(&url).await else {
+        panic!("a third reader was let in");
+    };
+    assert_eq!((refusal.status().as_u16(), &refusal.headers()["retry-after"]), (503, &"5".parse().unwrap()));
+    let refusal = reqwest::get(format!("{}/api/events", running.url)).await.unwrap();
+    assert_eq!((refusal.status().as_u16(), &refusal.headers()["retry-after"]), (503, &"5".parse().unwrap()));
+    let sentence: Value = serde_json::from_str(&refusal.text().await.unwrap()).unwrap();
+    assert!(sentence["error"].as_str().unwrap().contains("as many readers as it takes"), "{sentence}");
+    assert_eq!(status(&format!("{}/", running.url)).await, 200, "the page itself is always served");
+    assert_eq!(status(&format!("{}/readyz", running.url)).await, 200);
+    assert_eq!(running.metric("stock_liveview_refused_total").await, 2.0);
+    drop(events);
+    drop(first);
+    eventually("a place is free", async || connect_async(&url).await.ok().map(drop)).await;
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_company_whose_consumers_lease_is_over_is_named_with_its_time_until_one_works_again() {
+    let database = Database::new().await;
+    insert(&database, doc! {"company": "AAPL", "avgPrice": 1.0}).await;
+    insert(&database, doc! {"company": "MSFT", "avgPrice": 1.0}).await;
+    let leases = database.windows.client().database(&database.name).collection::<Document>("stocks.leases");
+    let lease = async |company: &str, until: i64| {
+        let until = mongodb::bson::DateTime::from_millis(until);
+        let set = doc! {"$set": {"holder": "h", "until": until}};
+        leases.update_one(doc! {"_id": company}, set).upsert(true).await.unwrap();
+    };
+    lease("AAPL", 1_800_000_000_000 - 100_000_000_000).await;
+    lease("MSFT", 4_000_000_000_000).await;
+    lease("GONE", 0).await;
+    let running = start(&database).await;
     let mut socket = connect(&running, "/").await;
-    frame(&mut socket).await;
+    let told = loop {
+        let told = frame(&mut socket).await.unattended;
+        if !told.is_empty() {
+            break told;
+        }
+    };
+    assert_eq!(told, [("AAPL".to_owned(), "2023-11-14T22:13:20Z".to_owned())].into());
+    lease("AAPL", 4_000_000_000_000).await;
+    while !frame(&mut socket).await.unattended.is_empty() {}
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_stop_is_told_to_balancers_first_and_to_pages_with_code_1012_each_at_a_moment_of_its_own() {
+    let database = Database::new().await;
+    let args = Args { shutdown_spread: Some("1000".into()), ..arguments(&database, &mongodb()) };
+    let running = start_with(args).await;
+    let mut sockets = Vec::new();
+    for _ in 0..40 {
+        let mut socket = connect(&running, "/").await;
+        frame(&mut socket).await;
+        sockets.push(socket);
+    }
     let readyz = format!("{}/readyz", running.url);
     running.stop.cancel();
     eventually("not ready while still serving", async || (status(&readyz).await == 503).then_some(())).await;
-    let close = loop {
-        let message = timeout(Duration::from_secs(5), socket.next()).await.unwrap().unwrap();
-        if let Message::Close(close) = message.unwrap() {
-            break close.unwrap();
+    let goodbyes = sockets.into_iter().map(async |mut socket| {
+        loop {
+            let message = timeout(Duration::from_secs(5), socket.next()).await.unwrap().unwrap();
+            if let Message::Close(close) = message.unwrap() {
+                drop(socket.close(None).await);
+                return (close.unwrap().code, Instant::now());
+            }
         }
-    };
-    assert_eq!(close.code, CloseCode::Away);
-    drop(socket.close(None).await);
+    });
+    let goodbyes = futures::future::join_all(goodbyes).await;
+    assert!(goodbyes.iter().all(|(code, _)| *code == CloseCode::Restart), "{goodbyes:?}");
+    let moments = goodbyes.iter().map(|(_, moment)| *moment);
+    let apart = moments.clone().max().unwrap() - moments.min().unwrap();
+    assert!(apart > Duration::from_millis(300), "all within {apart:?}");
     running.end().await;
     database.drop().await;
 }

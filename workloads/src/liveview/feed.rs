@@ -1,12 +1,12 @@
 //! Keeps the board up to date and makes the frames: a change stream where there is one, polling where there is none.
 //! Rule: one reader for all pages; after any failure the board is read anew, which costs one step per company.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
-use axum::extract::ws::Utf8Bytes;
 use mongodb::Collection;
-use mongodb::bson::Document;
+use mongodb::bson::{DateTime, Document, Timestamp, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::{ChangeStreamEvent, OperationType};
 use mongodb::error::ErrorKind;
@@ -15,9 +15,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use wire::Window;
 
+use super::attendance::Unattended;
 use super::beat::{BEAT, Beat};
 use super::board::Board;
 use super::metrics::Metrics;
+use super::news::{News, Troubles};
 use super::windows;
 use crate::backoff::Backoff;
 use crate::database::{explain, make_newest_index};
@@ -32,9 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// "The $changeStream stage is only supported on replica sets".
 const NOT_A_REPLICA_SET: i32 = 40_573;
 
-/// The frame every page gets; `None` until the database was read once.
-pub type Frames = watch::Receiver<Option<Utf8Bytes>>;
-
 /// The one reader of the database.
 pub struct Feed {
     /// Where the windows are.
@@ -45,41 +44,55 @@ pub struct Feed {
     pub readiness: Readiness,
     /// Figures.
     pub metrics: Metrics,
-    /// Where frames go.
-    pub frames: watch::Sender<Option<Utf8Bytes>>,
+    /// Companies without a consumer that works.
+    pub unattended: watch::Receiver<Unattended>,
+    /// Where the news go.
+    pub news: watch::Sender<Option<Arc<News>>>,
+}
+
+/// What is known of the database, and what of it the pages have heard.
+#[derive(Default)]
+struct Knowledge {
+    board: Board,
+    beat: Beat,
+    /// See [`super::cursor::Cursor`].
+    source: u32,
+    /// Since when the database has been answering without an end; `None` while it does not.
+    followed: Option<Instant>,
+    silent_since: Option<String>,
 }
 
 impl Feed {
     /// Feeds for ever.
-    pub async fn run(self) {
-        let (mut board, mut beat, mut backoff) = (Board::default(), Beat::default(), Backoff::default());
-        let mut followed = None;
+    pub async fn run(mut self) {
+        let (mut known, mut backoff) = (Knowledge::default(), Backoff::default());
         loop {
-            let Err(error) = self.follow(&mut board, &mut beat, &mut followed).await;
-            let worked = followed.take();
+            let Err(error) = self.follow(&mut known).await;
+            let worked = known.followed.take();
             backoff.reset_after(worked.map_or(Duration::ZERO, |since: Instant| since.elapsed()));
             let pause = backoff.next(rand::random());
             tracing::warn!("{error:#}; trying again in {pause:.1?}");
             self.metrics.reconnects.inc();
-            self.lose_patience(&error, pause).await;
+            self.lose_patience(&error, &mut known);
+            sleep(pause).await;
         }
     }
 
-    /// Waits; a failure that lasts makes the pod not ready.
-    async fn lose_patience(&self, error: &anyhow::Error, pause: Duration) {
+    /// A failure that outlasts an election is told to the pages, and one that lasts makes the pod not ready.
+    fn lose_patience(&mut self, error: &anyhow::Error, known: &mut Knowledge) {
         let age = self.metrics.since_contact();
         if age.is_none_or(|age| age > PATIENCE) {
             self.readiness.not_ready(format!("{error:#}"));
         }
-        sleep(pause).await;
+        if let Some(age) = age.filter(|age| *age >= SILENCE && known.silent_since.is_none()) {
+            known.silent_since = SystemTime::now()
+                .checked_sub(age)
+                .and_then(|then| DateTime::from_system_time(then).try_to_rfc3339_string().ok());
+            self.send(known);
+        }
     }
 
-    async fn follow(
-        &self,
-        board: &mut Board,
-        beat: &mut Beat,
-        followed: &mut Option<Instant>,
-    ) -> anyhow::Result<std::convert::Infallible> {
+    async fn follow(&mut self, known: &mut Knowledge) -> anyhow::Result<std::convert::Infallible> {
         // A reader may have no right to, or the set may not answer; then the consumers' index serves, or reading is slow but right.
         match timeout(INDEX_PATIENCE, make_newest_index(&self.windows)).await {
             Ok(Ok(())) => {}
@@ -88,14 +101,24 @@ impl Feed {
         }
         // The stream is opened before the board is read, so that nothing falls between the two.
         let changes = answered(self.open()).await?;
-        let all = self.newest().await?;
-        board.replace(all);
-        self.send(board, beat);
+        let at = match &changes {
+            Some(_) => answered(self.cluster_time()).await?,
+            None => known.board.at() + 1,
+        };
+        // The cluster time is one for all pods; what this pod counts itself is its own.
+        known.source = match (&changes, known.source) {
+            (Some(_), _) => 0,
+            (None, 0) => rand::random::<u32>().max(1),
+            (None, source) => source,
+        };
+        known.board.replace(self.newest().await?, at);
+        known.silent_since = None;
+        self.send(known);
         self.contact();
-        *followed = Some(Instant::now());
+        known.followed = Some(Instant::now());
         match changes {
-            Some(changes) => self.stream(changes, board, beat).await,
-            None => self.poll(board, beat).await,
+            Some(changes) => self.stream(changes, known).await,
+            None => self.poll(known).await,
         }
     }
 
@@ -114,14 +137,21 @@ impl Feed {
         }
     }
 
+    /// A position that whatever is read after this has reached.
+    async fn cluster_time(&self) -> anyhow::Result<u64> {
+        let database = self.windows.client().database(&self.windows.namespace().db);
+        let answer =
+            database.run_command(doc! {"ping": 1}).await.map_err(in_words).context("cannot ask for the time")?;
+        answer.get_timestamp("operationTime").map(position).context("the database does not say its time")
+    }
+
     async fn stream(
-        &self,
+        &mut self,
         mut changes: ChangeStream<ChangeStreamEvent<Document>>,
-        board: &mut Board,
-        beat: &mut Beat,
+        known: &mut Knowledge,
     ) -> anyhow::Result<std::convert::Infallible> {
         loop {
-            let due = beat.due();
+            let due = known.beat.due();
             tokio::select! {
                 change = timeout(SILENCE, changes.next_if_any()) => {
                     let change = change.map_err(|_| silent())?.map_err(in_words).context("the change stream is lost")?;
@@ -131,12 +161,13 @@ impl Feed {
                         return Err(anyhow!("the change stream has ended: the collection was dropped or renamed"));
                     };
                     self.metrics.changes.inc();
-                    if self.apply(change, board).await? {
-                        beat.changed(Instant::now());
+                    if self.apply(change, &mut known.board).await? {
+                        known.beat.changed(Instant::now());
                     }
                 }
+                () = changed(&mut self.unattended) => known.beat.changed(Instant::now()),
                 () = async { match due { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
-                    self.send(board, beat);
+                    self.send(known);
                 }
             }
         }
@@ -144,23 +175,25 @@ impl Feed {
 
     /// Applies a change; whether the pages must hear of it.
     async fn apply(&self, change: ChangeStreamEvent<Document>, board: &mut Board) -> anyhow::Result<bool> {
+        let at = change.cluster_time.map_or(board.at(), position);
         if change.operation_type == OperationType::Delete {
             let id = change.document_key.as_ref().and_then(|key| key.get("_id")).map(windows::identity);
             if !id.is_some_and(|id| board.shows(&id)) {
                 return Ok(false);
             }
-            return Ok(board.replace(self.newest().await?));
+            return Ok(board.replace(self.newest().await?, at));
         }
-        Ok(change.full_document.as_ref().and_then(windows::window).is_some_and(|window| board.offer(window)))
+        Ok(change.full_document.as_ref().and_then(windows::window).is_some_and(|window| board.offer(window, at)))
     }
 
-    async fn poll(&self, board: &mut Board, beat: &mut Beat) -> anyhow::Result<std::convert::Infallible> {
+    async fn poll(&mut self, known: &mut Knowledge) -> anyhow::Result<std::convert::Infallible> {
         loop {
             sleep(BEAT).await;
             let all = self.newest().await?;
             self.contact();
-            if board.replace(all) {
-                self.send(board, beat);
+            let attendance = self.unattended.has_changed().unwrap_or(false);
+            if known.board.replace(all, known.board.at() + 1) || attendance {
+                self.send(known);
             }
         }
     }
@@ -170,19 +203,34 @@ impl Feed {
         answered(newest).await.context("cannot read the newest windows")
     }
 
-    fn send(&self, board: &Board, beat: &mut Beat) {
-        self.metrics.companies.set(i64::try_from(board.len()).unwrap_or(i64::MAX));
-        match serde_json::to_string(&board.frame(self.pod.as_deref())) {
-            Ok(text) => drop(self.frames.send_replace(Some(text.into()))),
-            Err(error) => tracing::error!("cannot write a frame: {error}"),
-        }
-        beat.sent(Instant::now());
+    fn send(&mut self, known: &mut Knowledge) {
+        self.metrics.companies.set(i64::try_from(known.board.len()).unwrap_or(i64::MAX));
+        let troubles = Troubles {
+            unattended: self.unattended.borrow_and_update().clone(),
+            database_silent_since: known.silent_since.clone(),
+        };
+        let before = self.news.borrow().clone();
+        let news = News::new(known.board.clone(), known.source, self.pod.clone(), troubles, before.as_deref());
+        self.news.send_replace(Some(Arc::new(news)));
+        known.beat.sent(Instant::now());
     }
 
     fn contact(&self) {
         self.metrics.contact();
         self.readiness.ready();
     }
+}
+
+/// Whoever looks after the consumers may have ended; then nothing changes any more.
+async fn changed(unattended: &mut watch::Receiver<Unattended>) {
+    if unattended.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// A cluster time as a number that orders like it.
+fn position(time: Timestamp) -> u64 {
+    u64::from(time.time) << 32 | u64::from(time.increment)
 }
 
 /// The driver itself would wait for ever on a server that vanished without a word.

@@ -39,6 +39,8 @@ struct TransportLabel {
 pub struct Metrics {
     clients: Family<TransportLabel, Gauge>,
     frames: Family<TransportLabel, Counter>,
+    /// Readers that found no place.
+    pub refused: Counter,
     /// Companies shown.
     pub companies: Gauge,
     /// Changes heard from the database.
@@ -59,6 +61,7 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("stock_liveview");
         registry.register("clients", "Pages that listen now", metrics.clients.clone());
         registry.register("frames", "Frames sent to pages", metrics.frames.clone());
+        registry.register("refused", "Pages that found all places taken", metrics.refused.clone());
         registry.register("companies", "Companies shown", metrics.companies.clone());
         registry.register("changes", "Changes heard from the database", metrics.changes.clone());
         registry.register("reconnects", "Times the feed of the database had to start anew", metrics.reconnects.clone());

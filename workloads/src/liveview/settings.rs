@@ -6,7 +6,7 @@ use std::time::Duration;
 use wire::env;
 
 use crate::database::{self, DatabaseArgs};
-use crate::settings::{Port, Result, given, number};
+use crate::settings::{Port, Result, given, number, wrong};
 use crate::telemetry;
 
 const PROGRAM: &str = "stock-liveview";
@@ -27,6 +27,12 @@ pub struct Args {
     /// Milliseconds to go on serving after SIGTERM before sockets are closed. Default 500.
     #[arg(long, env = env::SHUTDOWN_GRACE)]
     pub shutdown_grace: Option<String>,
+    /// Milliseconds after that within which the sockets are closed, each at a moment of its own. Default 1500.
+    #[arg(long, env = env::SHUTDOWN_SPREAD)]
+    pub shutdown_spread: Option<String>,
+    /// Sockets and event streams at a time; more are refused. Default 4000.
+    #[arg(long, env = env::MAX_READERS)]
+    pub max_readers: Option<String>,
     /// How to log.
     #[command(flatten)]
     pub logs: telemetry::LogArgs,
@@ -43,6 +49,10 @@ pub struct Settings {
     pub pod: Option<String>,
     /// How long to go on serving after SIGTERM.
     pub grace: Duration,
+    /// Within how long the sockets are closed then.
+    pub spread: Duration,
+    /// Sockets and event streams at a time.
+    pub max_readers: usize,
 }
 
 impl Settings {
@@ -57,11 +67,24 @@ impl Settings {
             env::default::SHUTDOWN_GRACE,
             "set milliseconds from 0 to 5000",
         )?;
+        let spread = number(
+            env::SHUTDOWN_SPREAD,
+            args.shutdown_spread.as_deref(),
+            env::default::SHUTDOWN_SPREAD,
+            "set milliseconds from 0 to 5000",
+        )?;
+        let remedy = "set a whole number from 1 to 100000";
+        let max_readers = number(env::MAX_READERS, args.max_readers.as_deref(), env::default::MAX_READERS, remedy)?;
+        if !(1..=100_000).contains(&max_readers) {
+            return Err(wrong(env::MAX_READERS, format!("{max_readers} is not accepted; {remedy}")));
+        }
         Ok(Self {
+            max_readers: max_readers,
+            spread: Duration::from_millis(spread.min(5_000)),
             port: Port::parse(env::PORT, args.port.as_deref(), env::default::PORT)?,
             database: database::Address::parse(&args.database, PROGRAM).await?,
             pod: given(args.pod_name.as_deref()).map(str::to_owned),
-            // The rest of the ten seconds belongs to the goodbyes.
+            // The rest of the fifteen seconds belongs to the goodbyes.
             grace: Duration::from_millis(grace.min(5_000)),
         })
     }
@@ -83,6 +106,11 @@ mod tests {
             ..Args::default()
         };
         assert_eq!(Settings::parse(&args).await.unwrap().port, Port::Default(3000));
+        let wrong = Args { max_readers: Some("0".into()), ..args.clone() };
+        assert_eq!(
+            Settings::parse(&wrong).await.unwrap_err().to_string(),
+            "MAX_READERS: 0 is not accepted; set a whole number from 1 to 100000"
+        );
         let wrong = Args { port: Some("http".into()), ..args };
         assert_eq!(
             Settings::parse(&wrong).await.unwrap_err().to_string(),

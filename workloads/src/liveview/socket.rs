@@ -6,11 +6,9 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use tokio::time::{Instant, interval, timeout};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::feed::Frames;
-use super::metrics::{Client, Metrics, Transport};
+use super::metrics::Transport;
+use super::reader::{Reader, Readers, Wants};
 
 const PING: Duration = Duration::from_secs(20);
 /// Two pings without an answer.
@@ -22,50 +20,32 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const BUFFER: usize = 1024;
 const LARGEST_MESSAGE: usize = 4096;
 
-/// What every socket shares.
-#[derive(Clone)]
-pub struct Sockets {
-    /// The frames.
-    pub frames: Frames,
-    /// Cancelled when pages must go to another pod.
-    pub closing: CancellationToken,
-    /// Sockets that are open, so that the process can wait for their goodbye.
-    pub open: TaskTracker,
-    /// Figures.
-    pub metrics: Metrics,
-}
-
-impl Sockets {
-    /// Answers an upgrade.
-    pub fn accept(self, upgrade: WebSocketUpgrade) -> Response {
-        let upgrade = upgrade
-            .read_buffer_size(BUFFER)
-            .write_buffer_size(0)
-            .max_message_size(LARGEST_MESSAGE)
-            .max_frame_size(LARGEST_MESSAGE);
-        let token = self.open.token();
-        upgrade.on_upgrade(async move |socket| {
-            let client = self.metrics.client(Transport::Websocket);
-            serve(socket, self.frames, self.closing, client).await;
-            drop(token);
-        })
-    }
+/// Answers an upgrade.
+pub fn accept(readers: &Readers, upgrade: WebSocketUpgrade, wants: Wants) -> Response {
+    let reader = match readers.admit(Transport::Websocket, wants) {
+        Ok(reader) => reader,
+        Err(refusal) => return *refusal,
+    };
+    upgrade
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(LARGEST_MESSAGE)
+        .max_frame_size(LARGEST_MESSAGE)
+        .on_upgrade(async move |socket| serve(socket, reader).await)
 }
 
 /// Ends when the page is gone, stuck or told to go; every end is an ordinary one.
-async fn serve(mut socket: WebSocket, mut frames: Frames, closing: CancellationToken, client: Client) {
-    frames.mark_changed();
+async fn serve(mut socket: WebSocket, mut reader: Reader) {
+    let mut dismissed = std::pin::pin!(reader.dismissed(rand::random()));
     let mut ping = interval(PING);
     let mut heard = Instant::now();
     loop {
         let message = tokio::select! {
-            () = closing.cancelled() => break,
-            changed = frames.changed() => {
-                if changed.is_err() { break }
-                let Some(text) = frames.borrow_and_update().clone() else { continue };
-                client.frame();
-                Message::Text(text)
-            }
+            () = &mut dismissed => break,
+            text = reader.next() => match text {
+                Some(text) => Message::Text(text),
+                None => break,
+            },
             received = socket.recv() => match received {
                 None | Some(Err(_) | Ok(Message::Close(_))) => return,
                 Some(Ok(_)) => { heard = Instant::now(); continue }
@@ -79,8 +59,8 @@ async fn serve(mut socket: WebSocket, mut frames: Frames, closing: CancellationT
             return;
         }
     }
-    // 1001, going away: browsers come back, and the balancer gives them to another pod.
-    let goodbye = CloseFrame { code: close_code::AWAY, reason: "this pod is stopping".into() };
+    // 1012, service restart: come back. At once, for the moments of the goodbyes are spread here already.
+    let goodbye = CloseFrame { code: close_code::RESTART, reason: "this pod stops: reconnect now".into() };
     let farewell = async {
         if socket.send(Message::Close(Some(goodbye))).await.is_ok() {
             while let Some(Ok(_)) = socket.recv().await {}

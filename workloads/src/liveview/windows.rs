@@ -3,7 +3,9 @@
 
 use futures::TryStreamExt;
 use mongodb::Collection;
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, Document, doc};
+use serde::Serialize;
 use wire::window::{BOOKKEEPING, field};
 use wire::{Symbol, Window};
 
@@ -31,23 +33,72 @@ pub async fn newest(windows: &Collection<Document>) -> mongodb::error::Result<Ve
     Ok(groups.iter().filter_map(|group| group.get_document("newest").ok()).filter_map(window).collect())
 }
 
-/// The newest windows of one company, newest first.
+/// The windows of one company, newest first, from the newest or from the one before `before`.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn of_company(
     windows: &Collection<Document>,
     company: &Symbol,
+    before: Option<&str>,
     limit: i64,
 ) -> mongodb::error::Result<Vec<Window>> {
     let found = windows
-        .find(doc! {field::COMPANY: company.as_str()})
+        .find(selection(company, before))
         .sort(doc! {field::ID: -1})
         .limit(limit)
         .projection(BOOKKEEPING.into_iter().map(|name| (name.to_owned(), Bson::Int32(0))).collect::<Document>())
         .await?;
     let documents: Vec<Document> = found.try_collect().await?;
     Ok(documents.iter().filter_map(window).collect())
+}
+
+/// Which documents [`of_company`] walks: with `before` it starts in the middle of the index, and costs as much as from its end.
+#[must_use]
+pub fn selection(company: &Symbol, before: Option<&str>) -> Document {
+    let mut selection = doc! {field::COMPANY: company.as_str()};
+    if let Some(id) = before {
+        selection.insert(field::ID, doc! {"$lt": parsed(id)});
+    }
+    selection
+}
+
+/// The identity that [`identity`] prints so: digits of an ObjectId, a number, or a text.
+fn parsed(id: &str) -> Bson {
+    if let Ok(id) = ObjectId::parse_str(id) {
+        return id.into();
+    }
+    id.parse::<i64>().map_or_else(|_| id.into(), Bson::Int64)
+}
+
+/// The newest averages of a company, oldest first, and the identity of the last of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Sparkline {
+    /// Averages, oldest first.
+    pub prices: Vec<f64>,
+    /// Which window the last of them is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest: Option<String>,
+}
+
+/// Reads a sparkline.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn sparkline(
+    windows: &Collection<Document>,
+    company: &Symbol,
+    limit: i64,
+) -> mongodb::error::Result<Sparkline> {
+    let lean = doc! {field::COMPANY: 1, field::AVERAGE_PRICE: 1};
+    let found = windows.find(selection(company, None)).sort(doc! {field::ID: -1}).limit(limit).projection(lean).await?;
+    let documents: Vec<Document> = found.try_collect().await?;
+    let mut line: Vec<Window> = documents.iter().filter_map(window).collect();
+    line.reverse();
+    Ok(Sparkline {
+        prices: line.iter().map(|window| window.avg_price).collect(),
+        newest: line.pop().map(|last| last.id),
+    })
 }
 
 /// A document as the page sees it; `None` when it has no company or no average. Foreign programs may write numbers of any kind.
@@ -100,7 +151,6 @@ fn amount(value: &Bson) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use mongodb::bson::DateTime;
-    use mongodb::bson::oid::ObjectId;
 
     use super::*;
 

@@ -198,8 +198,12 @@ pub struct Database {
 
 impl Database {
     pub async fn new() -> Self {
+        Self::at(&mongodb()).await
+    }
+
+    pub async fn at(address: &str) -> Self {
         let name = format!("test_{:016x}", rand::random::<u64>());
-        let client = Client::with_uri_str(mongodb()).await.unwrap();
+        let client = Client::with_uri_str(address).await.unwrap();
         let windows = client.database(&name).collection(wire::env::default::MONGODB_COLLECTION);
         Self { name, windows }
     }
