@@ -39,9 +39,7 @@ try {
   await shoot('page', { width: 1360, height: 860 });
   await shoot('page-dark', { width: 1360, height: 860, scheme: 'dark' });
   await shoot('company', { width: 1360, height: 1100, hash: '#/MSFT' });
-  await shoot('company-dark', { width: 1360, height: 1100, scheme: 'dark', hash: '#/MSFT' });
   await shoot('phone', { width: 390, height: 844 });
-  await shoot('company-phone', { width: 390, height: 844, hash: '#/MSFT' });
 } finally {
   await browser.close();
   await liveview.end();

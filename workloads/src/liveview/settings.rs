@@ -79,7 +79,7 @@ impl Settings {
             return Err(wrong(env::MAX_READERS, format!("{max_readers} is not accepted; {remedy}")));
         }
         Ok(Self {
-            max_readers: max_readers,
+            max_readers,
             spread: Duration::from_millis(spread.min(5_000)),
             port: Port::parse(env::PORT, args.port.as_deref(), env::default::PORT)?,
             database: database::Address::parse(&args.database, PROGRAM).await?,
