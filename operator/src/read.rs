@@ -6,12 +6,13 @@ use std::fmt;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{ObjectMeta, PostParams};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use kube::api::{ListParams, ObjectMeta, PartialObjectMeta, PostParams};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use rand::distr::{Alphanumeric, SampleString};
 
+use crate::claims;
 use crate::crd::StockPipeline;
 use crate::error::Error;
 use crate::names::{self, Part};
@@ -189,7 +190,15 @@ async fn secret(
         let set = names::part(&pipeline.name_any(), part);
         let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &namespace);
         let exists = sets.get_opt(&set).await.map_err(Error::kubernetes("get", "StatefulSet", &set))?;
-        if exists.is_some_and(|set| ownership::is_owned(&set, &uid)) {
+        // The set alone would not do: it is away for a moment when its volumes grow.
+        let data = ListParams::default().labels(&format!("{}={}", names::INSTANCE, pipeline.name_any()));
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
+        let claims =
+            claims.list_metadata(&data).await.map_err(Error::kubernetes("list", "PersistentVolumeClaim", &set))?;
+        let of_set = |claim: &PartialObjectMeta<PersistentVolumeClaim>| {
+            claims::claim_ordinal(&set, &claim.name_any()).is_some() && ownership::is_owned(claim, &uid)
+        };
+        if exists.is_some_and(|set| ownership::is_owned(&set, &uid)) || claims.iter().any(of_set) {
             let first_key = if part == Part::Broker { key::PASSWORD } else { key::KEYFILE };
             return Err(Error::IncompleteSecret { name, key: first_key });
         }
