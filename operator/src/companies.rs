@@ -11,7 +11,10 @@ use kube::ResourceExt;
 
 use crate::crd::{CompanyStatus, StockPipeline, StockPipelineStatus};
 use crate::error::Error;
+use crate::leaving::{Leaving, Step};
 use crate::names::{self, Part};
+use crate::paused::others_publish;
+use crate::plan::Company;
 use crate::pods;
 use crate::status::{Figures, Seen, Upstream, WORDS, refused, shortened};
 
@@ -26,17 +29,25 @@ pub(crate) fn of(
     let flows = Flows::new(pipeline, seen, now, needs);
     let old_of: BTreeMap<&str, &CompanyStatus> =
         old.companies.iter().map(|status| (status.symbol.as_str(), status)).collect();
-    let companies = pipeline.spec.companies.iter().map(|company| {
-        let symbol = &company.symbol;
+    let staying = pipeline.spec.companies.iter().map(|company| (&company.symbol, None));
+    let leaving = seen.leaving.iter().map(|leaving| (&leaving.company.symbol, Some(leaving)));
+    let companies = staying.chain(leaving).map(|(symbol, leaving)| {
         let known = match &seen.figures {
             Some(figures) => figures.get(symbol).cloned().unwrap_or_default(),
             None => old_of.get(symbol.as_str()).map(|status| known(status)).unwrap_or_default(),
         };
         let Figures { queued, unacked, windows, last_price, last_window_at } = known;
         let slug = names::slug(symbol);
+        let waiting_for = match leaving {
+            None if pipeline.spec.paused => Some(paused(flows.waiting_for(symbol, &slug, false), seen, symbol)),
+            None => flows.waiting_for(symbol, &slug, pipeline.spec.publisher.enabled),
+            Some(leaving) => Some(on_its_way(leaving, &flows, seen)),
+        };
         CompanyStatus {
             symbol: symbol.clone(),
-            waiting_for: flows.waiting_for(symbol, &slug).map(|reason| shortened(&reason, WORDS)),
+            leaving: leaving.map(|leaving| leaving.company.written.on_remove),
+            left: seen.left.get(symbol).copied(),
+            waiting_for: waiting_for.map(|reason| shortened(&reason, WORDS)),
             slug,
             queued,
             unacked,
@@ -45,8 +56,48 @@ pub(crate) fn of(
             last_window_at: last_window_at.map(Time),
         }
     });
+    let mut companies: Vec<CompanyStatus> = companies.collect();
+    if seen.broker.is_none() {
+        // A pass that asked nobody has no news of those that leave, nor of what is left.
+        let leaves = |status: &&CompanyStatus| {
+            status.leaving.is_some() && !companies.iter().any(|company| company.symbol == status.symbol)
+        };
+        let still: Vec<CompanyStatus> = old.companies.iter().filter(leaves).cloned().collect();
+        for company in companies.iter_mut().filter(|_| pipeline.spec.paused) {
+            company.left = old_of.get(company.symbol.as_str()).and_then(|status| status.left);
+        }
+        companies.extend(still);
+    }
     let figures_at = if seen.figures.is_some() { Some(Time(now)) } else { old.figures_at.clone() };
-    (companies.collect(), figures_at)
+    (companies, figures_at)
+}
+
+/// Why nothing of a company flows while the pipeline is paused: what hinders its queue from running empty, else the wish.
+fn paused(obstacle: Option<String>, seen: &Seen, symbol: &str) -> String {
+    let drained = seen.left.get(symbol) == Some(&0);
+    let others = || others_publish(seen, symbol).map(str::to_owned);
+    match obstacle.filter(|_| !drained).or_else(others) {
+        Some(obstacle) => format!("paused, and not yet drained: {obstacle}"),
+        None if drained => "paused: spec.paused is true".to_owned(),
+        None => "paused: its queue is being drained".to_owned(),
+    }
+}
+
+/// How far a removed company is, and what hinders it.
+fn on_its_way(leaving: &Leaving, flows: &Flows, seen: &Seen) -> String {
+    let Company { symbol, slug, .. } = &leaving.company;
+    let others = || others_publish(seen, symbol).map(str::to_owned);
+    match leaving.step {
+        Step::Drain => match flows.waiting_for(symbol, slug, false).or_else(others) {
+            Some(obstacle) => format!("removed, and not yet drained: {obstacle}"),
+            None => "removed: its consumer goes on until every event is stored".to_owned(),
+        },
+        Step::Stop => "removed: its programs end before its queue goes".to_owned(),
+        Step::Delete => match &flows.broker {
+            broker if !broker.serves => format!("removed: its queue goes: {}: {}", broker.part.name(), broker.message),
+            _ => "removed: its queue goes".to_owned(),
+        },
+    }
 }
 
 /// What decides whether a company's events flow from its publisher through its queue to its consumer.
@@ -83,8 +134,8 @@ impl<'a> Flows<'a> {
 
     /// Why nothing flows: first what is the company's own, then what it shares with all others. One pod that is ready is enough: it
     /// has its connections, and of several consumers one works.
-    fn waiting_for(&self, symbol: &str, slug: &str) -> Option<String> {
-        let publisher = self.pipeline.spec.publisher.enabled.then_some(Part::Publisher);
+    fn waiting_for(&self, symbol: &str, slug: &str, publishes: bool) -> Option<String> {
+        let publisher = publishes.then_some(Part::Publisher);
         let idle: Vec<Part> =
             publisher.into_iter().chain([Part::Consumer]).filter(|part| !self.is_ready(*part, slug)).collect();
         if let Some(own) = idle.iter().find_map(|part| self.obstacle(*part, slug)) {

@@ -21,6 +21,8 @@ pub const COMPANY: &str = "stockpipeline.io/company";
 pub const SYMBOL: &str = "stockpipeline.io/symbol";
 /// Label of a pod that uses the broker or database of the pipeline named.
 pub const CLIENT_OF: &str = "stockpipeline.io/client-of";
+/// Annotation of a company's consumers: the company as it was written, for when it has left the resource.
+pub const WRITTEN: &str = "stockpipeline.io/written";
 /// Annotation with the hash of what was applied last.
 pub const APPLIED: &str = "stockpipeline.io/applied";
 /// Annotation of a pod template with the hash of the configuration its pods read at start only.

@@ -1,7 +1,7 @@
 //! Looks at what runs inside the pods: asks the broker and the database, and lets each take its next step.
 //! Rule: bounded in time, side by side, and a failure is something seen, never the end of the pass.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -9,8 +9,9 @@ use kube::ResourceExt;
 use crate::broker::{self, BrokerError};
 use crate::claims;
 use crate::database::windows::{self, Latest};
-use crate::database::{self, DatabaseError};
+use crate::database::{self, DatabaseError, drain};
 use crate::external::{self, BrokerAddress, DatabaseAddress};
+use crate::leaving::Leaving;
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::roll;
@@ -27,10 +28,12 @@ pub struct Said {
 }
 
 /// Asks broker and database and fills in what they say; the companies' figures only when `figures` says so.
+/// `told` are the companies whose consumers were told before that they are drained.
 pub async fn systems(
     http: &reqwest::Client,
     plan: &Plan,
     figures: bool,
+    told: &BTreeSet<String>,
     said: &mut Said,
     now: Timestamp,
     seen: &mut Seen,
@@ -49,7 +52,7 @@ pub async fn systems(
     let broker = async {
         match &plan.external.broker {
             None => Broker::Ours(broker::converge(http, &broker_wanted).await),
-            Some(Err(reason)) => Broker::Theirs(None, in_trouble(reason.clone()), None, BTreeMap::new()),
+            Some(Err(reason)) => Broker::Theirs(None, in_trouble(reason.clone()), None, Queues::default()),
             Some(Ok(address)) => ask_broker(http, plan, address, figures, broker_said).await,
         }
     };
@@ -71,12 +74,17 @@ pub async fn systems(
             });
             let ready = i32::try_from(report.nodes_running).unwrap_or(i32::MAX);
             seen.broker = Some(System { ready, waiting_for: report.waiting_for, trouble: report.alarm });
-            seen.queues = report.queues;
+            if report.nodes.is_some() {
+                let absent = plan.leaving.iter().map(|leaving| &leaving.company.symbol);
+                seen.absent = absent.filter(|symbol| !report.queues.contains_key(*symbol)).cloned().collect();
+            }
+            (seen.queues, seen.gone) = (report.queues, report.gone);
         }
         Broker::Ours(Err(error)) => seen.broker = Some(in_trouble(error.to_string())),
         Broker::Theirs(fingerprint, system, unattended, queues) => {
             said.broker = fingerprint.map(|fingerprint| (fingerprint, system.clone(), unattended.clone()));
-            (seen.broker, seen.unattended, seen.queues) = (Some(system), unattended, queues);
+            (seen.broker, seen.unattended) = (Some(system), unattended);
+            (seen.queues, seen.absent, seen.gone) = (queues.queues, queues.absent, queues.gone);
         }
     }
     let mut latest = None;
@@ -97,6 +105,11 @@ pub async fn systems(
             (seen.database, latest) = (Some(system), windows);
         }
     }
+    let writable =
+        seen.primary.is_some() || seen.database.as_ref().is_some_and(|database| database.waiting_for.is_none());
+    if writable {
+        tell(plan, told, seen).await;
+    }
     if let Some(latest) = latest {
         seen.figures = Some(figures_of(plan, seen, &latest));
     }
@@ -107,7 +120,15 @@ enum Broker {
     /// The one we run.
     Ours(Result<broker::Report, BrokerError>),
     /// Somebody else's: the fingerprint of its address if it has one, how it is, what nobody looks after, its queues.
-    Theirs(Option<String>, System, Option<String>, BTreeMap<String, broker::QueueReport>),
+    Theirs(Option<String>, System, Option<String>, Queues),
+}
+
+/// What a broker said of the companies' queues, and of those that leave; nothing when it was not asked.
+#[derive(Default)]
+struct Queues {
+    queues: BTreeMap<String, broker::QueueReport>,
+    absent: BTreeSet<String>,
+    gone: BTreeSet<String>,
 }
 
 /// What the database answered.
@@ -135,20 +156,22 @@ async fn ask_broker(
         && system.waiting_for.is_none()
         && !figures
     {
-        return Broker::Theirs(Some(of), system, unattended, BTreeMap::new());
+        return Broker::Theirs(Some(of), system, unattended, Queues::default());
     }
     let _permit = external::ASKED.acquire().await.ok();
     let wanted = broker::external::Wanted {
         address,
         pipeline: format!("{}.{}", plan.namespace, plan.name),
         queue_type: plan.broker.queue_type.into(),
-        companies: symbols(plan),
+        companies: plan.companies.iter().map(|company| company.symbol.clone()).collect(),
+        removed: plan.leaving.iter().map(Leaving::removed).collect(),
     };
     let report = broker::external::converge(http, &wanted).await;
     let trouble = report.waiting_for.is_some();
     // A node counts only to tell one that blocks from one that refuses, see `Upstream`.
     let system = System { ready: i32::from(report.blocks), waiting_for: report.waiting_for, trouble };
-    Broker::Theirs(Some(fingerprint), system, report.unattended, report.queues)
+    let broker::external::Report { queues, absent, gone, unattended, .. } = report;
+    Broker::Theirs(Some(fingerprint), system, unattended, Queues { queues, absent, gone })
 }
 
 async fn ask_database(
@@ -166,7 +189,7 @@ async fn ask_database(
         return Database::Theirs(Some(of), system, None);
     }
     let _permit = external::ASKED.acquire().await.ok();
-    let companies = if figures { symbols(plan) } else { Vec::new() };
+    let companies = if figures { plan.symbols() } else { Vec::new() };
     let (database, collection) = (wire::env::default::MONGODB_DB, wire::env::default::MONGODB_COLLECTION);
     match database::external::look(address, database, collection, &companies).await {
         Ok(latest) => {
@@ -177,16 +200,12 @@ async fn ask_database(
     }
 }
 
-fn symbols(plan: &Plan) -> Vec<String> {
-    plan.companies.iter().map(|company| company.symbol.clone()).collect()
-}
-
 async fn latest_windows(plan: &Plan) -> BTreeMap<String, Latest> {
     windows::latest_windows(
         &plan.database_url(),
         wire::env::default::MONGODB_DB,
         wire::env::default::MONGODB_COLLECTION,
-        &symbols(plan),
+        &plan.symbols(),
     )
     .await
     .inspect_err(|error| tracing::warn!(%error, "cannot read the newest windows"))
@@ -205,5 +224,26 @@ fn figures_of(plan: &Plan, seen: &Seen, latest: &BTreeMap<String, Latest>) -> BT
         };
         (symbol, figures)
     };
-    symbols(plan).into_iter().map(of).collect()
+    plan.symbols().into_iter().map(of).collect()
+}
+
+/// Tells the consumers what is drained, and those of before that it is over.
+async fn tell(plan: &Plan, told: &BTreeSet<String>, seen: &mut Seen) {
+    let drained = plan.draining();
+    let others: BTreeSet<String> = told.difference(&drained).cloned().collect();
+    if drained.is_empty() && others.is_empty() {
+        return;
+    }
+    let (database, collection) = (wire::env::default::MONGODB_DB, wire::env::default::MONGODB_COLLECTION);
+    let (url, ours) = match &plan.external.database {
+        None => (plan.database_url(), true),
+        Some(Ok(address)) => (address.url.clone(), false),
+        Some(Err(_)) => return,
+    };
+    match drain::tell(&url, database, collection, &drained, &others).await {
+        Ok(()) => seen.told = Some(drained),
+        // Nothing that somebody else's database answers is repeated.
+        Err(_) if !ours => tracing::warn!("cannot tell the consumers what is drained, to be tried again"),
+        Err(error) => tracing::warn!(%error, "cannot tell the consumers what is drained, to be tried again"),
+    }
 }

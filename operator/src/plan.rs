@@ -1,7 +1,7 @@
 //! From the resource's text to checked values; pure.
 //! Rule: after a `Plan` exists nothing checks again, and building objects cannot fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -9,10 +9,13 @@ use kube::{Resource, ResourceExt};
 
 use crate::broker;
 use crate::claims::Size;
-use crate::crd::{Broker, Database, Edge, Liveview, Monitoring, NetworkPolicy, StockPipeline, Template};
+use crate::crd::{
+    self, Broker, Database, Edge, Liveview, Monitoring, NetworkPolicy, StockPipeline, StockPipelineSpec, Template,
+};
 use crate::database;
 use crate::error::Error;
 use crate::external::External;
+use crate::leaving::{Leaving, Step};
 use crate::names::{self, Part};
 use crate::read::{self, Credentials, key};
 
@@ -56,10 +59,32 @@ pub struct Company {
     pub interval: Duration,
     /// Consumers, of which one works.
     pub consumers: i32,
+    /// Events per window.
+    pub batch_size: i32,
+    /// The company as it was written, which is remembered for when it is removed.
+    pub written: crd::Company,
     /// Lowest price, inclusive.
     pub price_min: f64,
     /// Highest price, exclusive.
     pub price_max: f64,
+}
+
+impl Company {
+    /// A company with what the resource says of all.
+    pub fn new(spec: &StockPipelineSpec, company: &crd::Company) -> Self {
+        let rate = company.rate.unwrap_or(spec.publisher.rate).max(1);
+        let price = company.price.clone().unwrap_or_default();
+        Self {
+            slug: names::slug(&company.symbol),
+            symbol: company.symbol.clone(),
+            interval: Duration::from_secs(1) / rate.unsigned_abs(),
+            consumers: spec.consumers_of(company),
+            batch_size: spec.batch_size_of(company),
+            price_min: price.min,
+            price_max: price.max,
+            written: company.clone(),
+        }
+    }
 }
 
 /// Everything the objects are built from.
@@ -75,12 +100,14 @@ pub struct Plan {
     pub images: Images,
     /// The companies, in the order of the resource.
     pub companies: Vec<Company>,
+    /// The companies that were taken out of the resource and are not yet gone.
+    pub leaving: Vec<Leaving>,
     /// Whether publishers run.
     pub publishing: bool,
+    /// Whether all companies are drained.
+    pub paused: bool,
     /// Seed of the synthetic prices.
     pub seed: Option<i64>,
-    /// Events per window.
-    pub batch_size: i32,
     /// Time after which a short window is stored; none: never.
     pub flush_after: Option<Duration>,
     /// How publisher pods run.
@@ -150,16 +177,7 @@ impl Plan {
                     company.symbol
                 ));
             }
-            let rate = company.rate.unwrap_or(spec.publisher.rate).max(1);
-            let price = company.price.clone().unwrap_or_default();
-            companies.push(Company {
-                slug: names::slug(&company.symbol),
-                symbol: company.symbol.clone(),
-                interval: Duration::from_secs(1) / rate.unsigned_abs(),
-                consumers: spec.consumers_of(company),
-                price_min: price.min,
-                price_max: price.max,
-            });
+            companies.push(Company::new(spec, company));
         }
         if spec.broker.replicas < 1 || spec.broker.replicas % 2 == 0 {
             return invalid(format!("spec.broker.replicas is {}: use 1, 3 or 5", spec.broker.replicas));
@@ -173,9 +191,10 @@ impl Plan {
             owner,
             images: images.clone(),
             companies,
-            publishing: spec.publisher.enabled,
+            leaving: Vec::new(),
+            publishing: spec.publisher.enabled && !spec.paused,
+            paused: spec.paused,
             seed: spec.publisher.seed,
-            batch_size: spec.consumer.batch_size,
             flush_after: spec.consumer.flush_after.map(Duration::from),
             publisher: spec.publisher.template.clone(),
             consumer: spec.consumer.template.clone(),
@@ -298,6 +317,20 @@ impl Plan {
             in_doubt,
             queue_type: self.broker.queue_type.into(),
             companies: self.companies.iter().map(|company| company.symbol.clone()).collect(),
+            removed: self.leaving.iter().map(Leaving::removed).collect(),
         }
+    }
+
+    /// The companies whose last windows may be short: their publishers are stopped, and nothing is to be left in their queues.
+    pub fn draining(&self) -> BTreeSet<String> {
+        let paused = self.companies.iter().filter(|_| self.paused).map(|company| &company.symbol);
+        let leaving = self.leaving.iter().filter(|leaving| leaving.step == Step::Drain);
+        paused.chain(leaving.map(|leaving| &leaving.company.symbol)).cloned().collect()
+    }
+
+    /// The symbols of all companies that are of interest, those that leave included.
+    pub fn symbols(&self) -> Vec<String> {
+        let leaving = self.leaving.iter().map(|leaving| &leaving.company);
+        self.companies.iter().chain(leaving).map(|company| company.symbol.clone()).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! The driver: read → plan → objects → apply → observe → status, and the error policy.
 //! Rule: a pass is whole, short and never waits; the same world twice writes nothing the second time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use crate::claims::{self, Size};
 use crate::crd::{StockPipeline, StockPipelineStatus};
 use crate::error::{Error, Retry};
 use crate::external;
+use crate::leaving;
 use crate::metrics::Metrics;
 use crate::names::{self, Part};
 use crate::objects;
@@ -85,6 +86,10 @@ pub struct Memory {
     may_lose_one: MayLoseOne,
     /// What external parts said last.
     said: Said,
+    /// Of the companies that are drained or on their way out.
+    companies: leaving::Known,
+    /// Those whose consumers were told that they are drained.
+    told: BTreeSet<String>,
     /// When the companies' figures were read last, whether they were news or not.
     figures_at: Option<Timestamp>,
 }
@@ -128,6 +133,7 @@ impl Memory {
         self.broker = seen.broker_nodes.map(heard).or(self.broker);
         self.may_lose_one.broker = seen.may_lose_one.broker.or(self.may_lose_one.broker);
         self.may_lose_one.database = seen.may_lose_one.database.or(self.may_lose_one.database);
+        self.told = seen.told.clone().unwrap_or_else(|| std::mem::take(&mut self.told));
         self.figures_at = seen.figures.is_some().then_some(now).or(self.figures_at);
     }
 }
@@ -173,23 +179,30 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             let mut memory = memory.fresh(&plan, now);
             context.remember(&pipeline, |known| *known = memory.clone());
             context.complete(&mut plan, &memory, &seen);
+            plan.leaving =
+                leaving::companies(&plan.name, &pipeline.spec, &seen.deployments, &seen.pods, &memory.companies, now);
+            seen.leaving.clone_from(&plan.leaving);
             let applied = context.apply(&plan).await;
             // What the server returned is newer than what the watch has seen.
             (seen.stateful_sets, seen.deployments) = (applied.stateful_sets, applied.deployments);
             seen.volumes = applied.volumes;
             seen.errors = applied.failures;
-            let due = status::figures_due(memory.figures_at, now);
-            observe::systems(&context.http, &plan, due, &mut memory.said, now, &mut seen).await;
+            let due = pipeline.spec.paused || !plan.leaving.is_empty() || status::figures_due(memory.figures_at, now);
+            observe::systems(&context.http, &plan, due, &memory.told, &mut memory.said, now, &mut seen).await;
+            let companies = leaving::Known::after(&memory.companies, &plan, &seen, now);
+            let left = |symbol: String| companies.rest.of(&symbol, now).map(|left| (symbol, left));
+            seen.left = plan.symbols().into_iter().filter_map(left).collect();
             seen.errors.extend(context.roll(&plan, &seen, now).await);
             context.remember(&pipeline, |known| {
                 known.said = memory.said;
                 known.hear(&plan, &seen, now);
+                known.companies = companies;
             });
         }
         Err(error) => seen.errors.push(error),
     }
     let status = status::of(&pipeline, &seen, now);
-    let ready = status::is_ready(&status);
+    let at_rest = status::is_ready(&status) && !status::is_draining(&pipeline, &status);
     let reported = report(&pipeline, status, context).await;
     let errors = seen.errors.into_iter().chain(reported.err());
     let told = errors.inspect(|error| {
@@ -198,7 +211,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
     });
     match told.min_by_key(Error::retry) {
         Some(error) => Err(error),
-        None => Ok(Action::requeue(if ready { SETTLED } else { UNDER_WAY })),
+        None => Ok(Action::requeue(if at_rest { SETTLED } else { UNDER_WAY })),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a pipeline's status says; pure: spec, what was seen, the old status and the time in, the new status and the events out.
 //! Rule: it always speaks, on failure too: which thing, why, and what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,7 +15,9 @@ use crate::broker::QueueReport;
 use crate::companies;
 use crate::crd::{PartStatus, Parts, ScaleStatus, StockPipeline, StockPipelineStatus};
 use crate::error::Error;
+use crate::leaving::Leaving;
 use crate::names::{self, Part};
+use crate::paused;
 use crate::plan::MayLoseOne;
 use crate::pods;
 use crate::volumes::{self, Volumes};
@@ -53,6 +55,16 @@ pub struct Seen {
     pub may_lose_one: MayLoseOne,
     /// The broker's queues by symbol, those that exist; empty when it did not answer.
     pub queues: BTreeMap<String, QueueReport>,
+    /// Companies on their way out.
+    pub leaving: Vec<Leaving>,
+    /// Those of them that have no queue; empty when the broker did not answer.
+    pub absent: BTreeSet<String>,
+    /// Those of them of which nothing is left to delete.
+    pub gone: BTreeSet<String>,
+    /// Companies whose consumers were told in this pass that they are drained; none when nobody was told anything.
+    pub told: Option<BTreeSet<String>>,
+    /// What is certainly left of the companies' events, of those whose publishers have ended.
+    pub left: BTreeMap<String, i64>,
     /// Figures by symbol; none when they were not read this time.
     pub figures: Option<BTreeMap<String, Figures>>,
     /// What went wrong in the pass.
@@ -179,6 +191,10 @@ pub mod reason {
     pub const EXTERNAL: &str = "External";
     /// Pods of an older template are being replaced.
     pub const ROLLING: &str = "Rolling";
+    /// Publishers are stopped and queues run empty.
+    pub const DRAINING: &str = "Draining";
+    /// Nothing is left.
+    pub const PAUSED: &str = "Paused";
     /// Parts are not ready.
     pub const PARTS_NOT_READY: &str = "PartsNotReady";
     /// All is as wanted.
@@ -209,7 +225,7 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     let spec = &pipeline.spec;
     // The schema allows 500.
     let company_count = i32::try_from(spec.companies.len()).unwrap_or(i32::MAX);
-    let publishers = if spec.publisher.enabled { company_count } else { 0 };
+    let publishers = if spec.publisher.enabled && !spec.paused { company_count } else { 0 };
     let broker = match &spec.broker.external {
         Some(_) => external(Part::Broker, "BrokerReady", seen.broker.as_ref(), seen.unattended.as_deref()),
         None => set(seen, now, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref()),
@@ -254,6 +270,12 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     conditions.extend(judgements.iter().map(|judgement| {
         condition(judgement.type_, judgement.is_ready(), judgement.reason, judgement.message.clone())
     }));
+    let (companies, figures_at) = companies::of(pipeline, &old, seen, now, both);
+    if spec.paused {
+        let asked = seen.broker.is_some();
+        let earlier = old.conditions.iter().find(|condition| condition.type_ == paused::CONDITION && !asked);
+        conditions.push(earlier.cloned().unwrap_or_else(|| paused::condition(seen, &companies)));
+    }
     for condition in &mut conditions {
         condition.observed_generation = pipeline.metadata.generation;
     }
@@ -272,7 +294,6 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
             .find(|earlier| earlier.type_ == condition.type_ && earlier.status == condition.status)
             .map_or(Time(now), |earlier| earlier.last_transition_time.clone());
     }
-    let (companies, figures_at) = companies::of(pipeline, &old, seen, now, [&needs_broker, &needs_database]);
     let flowing = companies.iter().filter(|company| company.waiting_for.is_none()).count();
     StockPipelineStatus {
         observed_generation: pipeline.metadata.generation,
@@ -289,7 +310,7 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     }
 }
 
-fn condition(type_: &str, holds: bool, reason: &str, message: String) -> Condition {
+pub(crate) fn condition(type_: &str, holds: bool, reason: &str, message: String) -> Condition {
     Condition {
         type_: type_.into(),
         status: if holds { "True" } else { "False" }.into(),
@@ -427,7 +448,12 @@ fn deployed(
     needs: &[&Upstream],
 ) -> Judgement {
     let (mut ready, mut current) = (0, true);
-    for deployment in deployments_of(seen, part) {
+    // Those of a company that is leaving make up for none that is wanted.
+    let leaves = |deployment: &&Deployment| {
+        let company = deployment.labels().get(names::COMPANY);
+        seen.leaving.iter().any(|leaving| company == Some(&leaving.company.slug))
+    };
+    for deployment in deployments_of(seen, part).filter(|deployment| !leaves(deployment)) {
         let status = deployment.status.as_ref();
         let new = status.map_or(0, |status| {
             new_and_ready(status.replicas.unwrap_or(0), status.updated_replicas, status.ready_replicas)
@@ -522,6 +548,13 @@ pub fn is_ready(status: &StockPipelineStatus) -> bool {
     status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// True when something goes on that nothing but a pass looks at: a queue runs empty, or a company leaves.
+pub fn is_draining(pipeline: &StockPipeline, status: &StockPipelineStatus) -> bool {
+    let is_paused =
+        || status.conditions.iter().any(|condition| condition.type_ == paused::CONDITION && condition.status == "True");
+    status.companies.iter().any(|company| company.leaving.is_some()) || (pipeline.spec.paused && !is_paused())
+}
+
 /// True when the figures should be read again.
 pub fn figures_due(read_at: Option<Timestamp>, now: Timestamp) -> bool {
     read_at.is_none_or(|read_at| now.duration_since(read_at).unsigned_abs() >= FIGURES_EVERY)
@@ -557,6 +590,7 @@ pub fn events(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> V
                 || condition.reason == reason::WAITING
                 || condition.reason == reason::FORMING
                 || condition.reason == reason::ROLLING
+                || condition.reason == reason::DRAINING
                 || condition.reason == reason::PARTS_NOT_READY;
             Event {
                 type_: if good || waiting { EventType::Normal } else { EventType::Warning },

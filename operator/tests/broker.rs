@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use operator::broker::decision::{Seen, next_steps, policies};
 use operator::broker::management::{Management, Policy};
-use operator::broker::{BrokerError, QUORUM_POLICY, Report, Wanted, converge};
+use operator::broker::{BrokerError, DeleteQueue, QUORUM_POLICY, Removed, Report, Wanted, converge};
 use rabbitmq::wanted;
 use reqwest::Client;
 use tokio::sync::Mutex;
@@ -128,6 +128,39 @@ async fn a_queue_of_a_company_that_left_is_not_deleted() {
     assert_eq!(report.queues.len(), 1);
     assert!(look(&http, &with).await.queues.contains_key(&with.companies[1]));
     clear(&http, &with).await;
+}
+
+#[tokio::test]
+async fn the_queue_of_a_removed_company_goes_when_it_is_empty_and_with_its_content_when_that_is_wished() {
+    let _guard = POLICIES.lock().await;
+    let http = Client::new();
+    let with = wanted(&["MSFT", "^GSPC"]);
+    converge(&http, &with).await.unwrap();
+    let removed = |delete| Wanted {
+        companies: Vec::new(),
+        removed: with.companies.iter().map(|company| Removed { company: company.clone(), delete }).collect(),
+        ..with.clone()
+    };
+    let management = management(&http, &with);
+    let [full, empty] = [&with.companies[0], &with.companies[1]];
+    let publish =
+        format!(r#"{{"properties":{{}},"routing_key":"{full}","payload":"{{}}","payload_encoding":"string"}}"#);
+    let path = "exchanges/%2F/amq.default/publish";
+    assert_eq!(request(&http, &with, reqwest::Method::POST, path, Some(&publish)).await, 200);
+    assert!(management.has_message(full).await.unwrap(), "at once, whatever the figures say");
+    assert!(!management.has_message(empty).await.unwrap());
+    let report =
+        until(&http, &removed(None), |report| report.queues.len() == 2 && report.queues[full].ready == Some(1));
+    assert!(report.await.gone.is_empty(), "nothing goes before that is wished");
+    // An early figure: the act itself finds the message.
+    let early = Removed { company: full.clone(), delete: Some(DeleteQueue::WhenEmpty) };
+    let mut seen = look(&http, &with).await;
+    seen.queues.get_mut(full).unwrap().messages_ready = Some(0);
+    assert_eq!(next_steps(&Wanted { removed: vec![early], companies: Vec::new(), ..with.clone() }, &seen).len(), 1);
+    let report = until(&http, &removed(Some(DeleteQueue::WhenEmpty)), |report| report.gone.contains(empty)).await;
+    assert_eq!(report.queues.keys().collect::<Vec<_>>(), [full]);
+    let report = until(&http, &removed(Some(DeleteQueue::WithContent)), |report| report.gone.contains(full)).await;
+    assert!(report.queues.is_empty());
 }
 
 #[tokio::test]

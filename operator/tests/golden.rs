@@ -195,12 +195,7 @@ fn a_password_is_in_no_pod_template_and_in_no_config_map() {
 fn a_new_company_changes_no_object_of_the_others() {
     let before = build(&read("demo"));
     let mut pipeline = read("demo");
-    pipeline.spec.companies.push(operator::crd::Company {
-        symbol: "NVDA".into(),
-        rate: None,
-        consumers: None,
-        price: None,
-    });
+    pipeline.spec.companies.push(operator::crd::Company::named("NVDA"));
     let after = build(&pipeline);
     for old in &before.deployments {
         let new = after.deployments.iter().find(|new| new.metadata.name == old.metadata.name).unwrap();

@@ -8,8 +8,9 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::EventType;
 use operator::broker::QueueReport;
-use operator::crd::{StockPipeline, StockPipelineStatus};
+use operator::crd::{OnRemove, StockPipeline, StockPipelineStatus};
 use operator::error::Error;
+use operator::leaving::{Leaving, Step};
 use operator::names::Part;
 use operator::status::{self, Figures, Seen, System};
 use operator::volumes::Volumes;
@@ -600,4 +601,89 @@ fn a_set_that_is_made_anew_for_larger_volumes_does_not_take_readiness_away() {
         assert_eq!(condition(&status, "DatabaseReady").0, "False");
         assert_eq!(status.parts.database.ready.as_deref(), Some("2/3"));
     }
+}
+
+fn paused(seen: &Seen) -> StockPipelineStatus {
+    let mut pipeline = of_companies(&["AAPL", "MSFT"]);
+    pipeline.spec.paused = true;
+    status::of(&pipeline, seen, now())
+}
+
+fn left(left: &[(&str, i64)]) -> std::collections::BTreeMap<String, i64> {
+    left.iter().map(|(symbol, left)| ((*symbol).to_owned(), *left)).collect()
+}
+
+#[test]
+fn a_pipeline_that_is_being_paused_says_what_is_left_of_which_company_until_nothing_is() {
+    let mut seen = all_well_for(&["AAPL", "MSFT"]);
+    seen.left = left(&[("MSFT", 0)]);
+    let status = paused(&seen);
+    let words = "1 of 2 companies are drained; AAPL: not yet certain what is left";
+    assert_eq!(condition(&status, "Paused"), ("False", "Draining", words));
+    assert_eq!((status.companies[0].left, status.companies[1].left), (None, Some(0)), "an unknown figure is absent");
+    assert_eq!(waiting_for(&status, "AAPL"), Some("paused: its queue is being drained"));
+    seen.left = left(&[("MSFT", 0), ("AAPL", 500)]);
+    assert_eq!(condition(&paused(&seen), "Paused").2, "1 of 2 companies are drained; AAPL: 500 events left");
+    seen.left = left(&[("MSFT", 0), ("AAPL", 0)]);
+    let status = paused(&seen);
+    assert_eq!((condition(&status, "Paused").0, condition(&status, "Paused").1), ("True", "Paused"));
+    assert_eq!(condition(&status, "Ready").0, "True");
+    assert_eq!((status.flowing_count, waiting_for(&status, "AAPL")), (Some(0), Some("paused: spec.paused is true")));
+    let unpaused = status::of(&of_companies(&["AAPL", "MSFT"]), &all_well_for(&["AAPL", "MSFT"]), now());
+    assert!(unpaused.conditions.iter().all(|condition| condition.type_ != "Paused"));
+}
+
+#[test]
+fn a_pipeline_whose_publishers_are_still_stopping_is_not_paused_whatever_the_queues_say() {
+    let mut seen = all_well_for(&["AAPL", "MSFT"]);
+    seen.left = left(&[("MSFT", 0), ("AAPL", 0)]);
+    let labels = json!({"app.kubernetes.io/component": "publisher", "stockpipeline.io/company": "aapl"});
+    seen.pods = vec![pod("demo-publisher-aapl-7", labels, json!({"phase": "Running"}))];
+    assert_eq!(condition(&paused(&seen), "Paused"), ("False", "Draining", "1 publishers are stopping"));
+}
+
+#[test]
+fn who_publishes_beside_us_to_a_queue_that_is_to_run_empty_is_told() {
+    let mut seen = all_well_for(&["AAPL", "MSFT"]);
+    seen.left = left(&[("MSFT", 0)]);
+    seen.queues = [("AAPL".to_owned(), QueueReport { published: true, ..QueueReport::default() })].into();
+    let status = paused(&seen);
+    let message = condition(&status, "Paused").2;
+    assert!(
+        message.contains("AAPL: not yet certain what is left: another program publishes to its queue"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_failed_pass_has_no_news_of_what_is_left() {
+    let mut pipeline = of_companies(&["AAPL", "MSFT"]);
+    pipeline.spec.paused = true;
+    let mut seen = all_well_for(&["AAPL", "MSFT"]);
+    seen.left = left(&[("MSFT", 0), ("AAPL", 0)]);
+    pipeline.status = Some(status::of(&pipeline, &seen, now()));
+    let nothing = Seen { broker: None, database: None, left: Default::default(), ..seen };
+    let status = status::of(&pipeline, &nothing, later(10));
+    assert_eq!(condition(&status, "Paused").0, "True");
+    assert_eq!(status.companies[0].left, Some(0));
+}
+
+#[test]
+fn a_removed_company_that_is_being_drained_is_told_of_and_counts_for_nothing_else() {
+    let mut seen = all_well_for(&["AAPL", "MSFT"]);
+    let pipeline = of_companies(&["MSFT"]);
+    let company = operator::plan::Company::new(&pipeline.spec, &operator::crd::Company::named("AAPL"));
+    seen.leaving = vec![Leaving { company, step: Step::Drain }];
+    seen.left = left(&[("AAPL", 7)]);
+    seen.deployments[3] = of_company("consumer", "MSFT", 0);
+    let status = status::of(&pipeline, &seen, now());
+    let aapl = status.companies.iter().find(|company| company.symbol == "AAPL").unwrap();
+    assert_eq!((aapl.leaving, aapl.left), (Some(OnRemove::Drain), Some(7)));
+    assert_eq!(aapl.waiting_for.as_deref(), Some("removed: its consumer goes on until every event is stored"));
+    assert_eq!(status.company_count, Some(1));
+    assert_eq!(
+        status.parts.consumers.ready.as_deref(),
+        Some("0/1"),
+        "one that leaves makes up for none that is wanted"
+    );
 }

@@ -52,6 +52,12 @@ pub mod field {
 /// Fields that only consumers and auditors need; whoever shows windows leaves them out of what it reads.
 pub const BOOKKEEPING: [&str; 2] = [field::SEQUENCES, field::MARKS];
 
+/// Names of the fields of a lease that more than the consumers know; its `_id` is the company's symbol.
+pub mod lease {
+    /// Until this time of the database's clock a window is not kept waiting for events that will not come.
+    pub const DRAIN_UNTIL: &str = "drainUntil";
+}
+
 /// The collection of the consumers' leases, beside that of the windows.
 #[must_use]
 pub fn leases(collection: &str) -> String {

@@ -392,3 +392,42 @@ async fn what_is_not_a_full_window_goes_back_to_the_queue_at_the_end() {
     broker.delete(company.as_str()).await;
     database.drop().await;
 }
+
+#[tokio::test]
+async fn a_company_that_is_drained_has_its_last_window_stored_short_and_full_ones_again_afterwards() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("DRAINED"));
+    broker.declare(company.as_str()).await;
+    broker.publish_numbered(&company, "source", &prices(25)).await;
+    let running = start(&company, &database, 10).await;
+    database.wait_for(&company, 2).await;
+    let leases = database.windows.client().database(&database.name);
+    let leases = leases.collection::<Document>(&wire::window::leases(database.windows.name()));
+    let drain = async |until: Document| {
+        leases.update_one(doc! {"_id": company.as_str()}, vec![doc! {"$set": until}]).await.unwrap();
+    };
+    // As the operator says it, by the database's clock.
+    drain(doc! {"drainUntil": {"$add": ["$$NOW", 60_000]}}).await;
+    let windows = database.wait_for(&company, 3).await;
+    assert_eq!(windows.iter().map(|window| window.get_i64("count").unwrap()).collect::<Vec<_>>(), [10, 10, 5]);
+    eventually("an empty queue", async || (broker.count(company.as_str()).await == Some(0)).then_some(())).await;
+    // Before the end of a time that was once named: what is over is over.
+    drain(doc! {"drainUntil": "$$NOW"}).await;
+    eventually("it is told", async || {
+        let lease = leases.find_one(doc! {"_id": company.as_str()}).await.unwrap().unwrap();
+        let (until, drained) = (lease.get_datetime("until").unwrap(), lease.get_datetime("drainUntil").unwrap());
+        (until.timestamp_millis() - drained.timestamp_millis() > 5000).then_some(())
+    })
+    .await;
+    broker.publish_numbered(&company, "another", &prices(15)).await;
+    let windows = database.wait_for(&company, 4).await;
+    assert_eq!(windows[3].get_i64("count").unwrap(), 10);
+    eventually("the rest is held", async || {
+        (running.metric("stock_consumer_window_events").await == 5.0).then_some(())
+    })
+    .await;
+    running.end().await;
+    let report = verify::verify(&database.windows, &[]).await.unwrap();
+    assert!(report.ok, "{report:?}");
+    broker.delete(company.as_str()).await;
+    database.drop().await;
+}

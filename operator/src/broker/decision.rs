@@ -1,5 +1,5 @@
 //! Decides what the broker still lacks.
-//! Rule: pure; no step ever deletes a queue or a message.
+//! Rule: pure; no step ever deletes a queue or a message but those of a company that was removed.
 
 use std::collections::BTreeMap;
 
@@ -38,10 +38,30 @@ pub struct Wanted {
     pub queue_type: QueueType,
     /// Symbols, exactly as written; each is the name of a queue.
     pub companies: Vec<String>,
+    /// Companies on their way out.
+    pub removed: Vec<Removed>,
+}
+
+/// A company that is on its way out: its queue is no longer made, and looked at as long as it is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// Its symbol.
+    pub company: String,
+    /// Whether its queues are to go now.
+    pub delete: Option<DeleteQueue>,
+}
+
+/// How a queue goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeleteQueue {
+    /// If there is nothing in it.
+    WhenEmpty,
+    /// With what is in it.
+    WithContent,
 }
 
 /// What one look at the broker found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Seen {
     /// All the cluster knows, running or not.
     pub nodes: Vec<Node>,
@@ -82,6 +102,13 @@ pub enum Step {
         /// `rabbit@host`.
         node: String,
     },
+    /// Takes a removed company's queue away.
+    DeleteQueue {
+        /// Its name.
+        queue: String,
+        /// Whether only an empty one goes.
+        how: DeleteQueue,
+    },
     /// Takes a quorum queue's replica away from a node that is to leave.
     DeleteMember {
         /// Its name.
@@ -89,6 +116,23 @@ pub enum Step {
         /// `rabbit@host`.
         node: String,
     },
+}
+
+/// The queues of a removed company that are to go, that of its dead letters too. By the figures only those that are empty, and the act asks again.
+pub(super) fn deletions(removed: &Removed, seen: &Seen) -> Vec<Step> {
+    let Some(how) = removed.delete else { return Vec::new() };
+    let empty = |queue: &Queue| (queue.messages_ready, queue.messages_unacknowledged) == (Some(0), Some(0));
+    let dead_letters = removed.company.parse().ok().map(|symbol| wire::queue::dead_letters(&symbol));
+    let names = [Some(removed.company.clone()), dead_letters].into_iter().flatten();
+    names
+        .filter(|name| seen.queues.get(name).is_some_and(|queue| how == DeleteQueue::WithContent || empty(queue)))
+        .map(|queue| Step::DeleteQueue { queue, how })
+        .collect()
+}
+
+/// Whether nothing of a removed company is left to go; what it leaves behind are dead letters that nobody has looked at.
+pub fn is_gone(removed: &Removed, seen: &Seen) -> bool {
+    removed.delete.is_some() && !seen.queues.contains_key(&removed.company) && deletions(removed, seen).is_empty()
 }
 
 /// Everything that is missing and can be made now, policies first so that no queue lives a moment without its own.
@@ -105,6 +149,7 @@ pub fn next_steps(wanted: &Wanted, seen: &Seen) -> Vec<Step> {
                 .map(|company| Step::DeclareQueue { company: company.clone(), queue_type: wanted.queue_type.as_str() }),
         );
     }
+    steps.extend(wanted.removed.iter().flat_map(|removed| deletions(removed, seen)));
     steps.extend(membership::next_changes(wanted, seen));
     steps
 }

@@ -1,7 +1,7 @@
 //! A broker that somebody else runs: whether it lets the programs in, and, where its management interface may be used, policies, queues, figures.
 //! Rule: it may serve others too, so what is set there is of this pipeline's own queues alone; no answer of it is repeated, for the address is a user's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use wire::queue::QueueType;
 
 use super::decision::{self, CONSUMER_TIMEOUT_MILLIS, Seen};
 use super::management::{Failure, Login, Management, Policy};
-use super::{QueueReport, queue_reports};
+use super::{QueueReport, Removed, queue_reports};
 use crate::external::BrokerAddress;
 
 /// Longest try of one address.
@@ -39,6 +39,15 @@ pub struct Wanted<'a> {
     pub queue_type: QueueType,
     /// Symbols, each the name of a queue.
     pub companies: Vec<String>,
+    /// Companies on their way out.
+    pub removed: Vec<Removed>,
+}
+
+impl Wanted<'_> {
+    /// The queues that are there or have to be.
+    fn queues(&self) -> impl Iterator<Item = &String> {
+        self.companies.iter().chain(self.removed.iter().map(|removed| &removed.company))
+    }
 }
 
 /// An external broker after a pass.
@@ -52,6 +61,10 @@ pub struct Report {
     pub unattended: Option<String>,
     /// By company; empty without a management interface.
     pub queues: BTreeMap<String, QueueReport>,
+    /// Removed companies that have no queue, and of those the ones of which nothing is left to delete; empty without a management interface.
+    pub absent: BTreeSet<String>,
+    /// As said.
+    pub gone: BTreeSet<String>,
 }
 
 /// Lets the broker be asked: first whether it takes the programs' login, then, if there is a management interface, the rest. Takes at most
@@ -96,6 +109,13 @@ async fn manage(management: &Management<'_>, wanted: &Wanted<'_>) -> Report {
             break;
         }
     }
+    for step in wanted.removed.iter().flat_map(|removed| decision::deletions(removed, &seen)).take(ACTS_MAX) {
+        if let decision::Step::DeleteQueue { queue, how } = step
+            && let Err(failure) = super::delete_queue(management, &queue, how).await
+        {
+            tracing::warn!(queue, ?failure, "queue not deleted, to be tried again");
+        }
+    }
     let unattended = match without_policies {
         None => None,
         Some(Failure::Refused { status: 401 | 403, .. }) => {
@@ -107,12 +127,17 @@ async fn manage(management: &Management<'_>, wanted: &Wanted<'_>) -> Report {
         }
         Some(failure) => return waits(told(&failure, wanted, management.login)),
     };
+    let of_removed = |which: &dyn Fn(&Removed) -> bool| {
+        wanted.removed.iter().filter(|removed| which(removed)).map(|removed| removed.company.clone()).collect()
+    };
     let alarm = seen.nodes.iter().any(|node| node.mem_alarm || node.disk_free_alarm);
     Report {
         waiting_for: decision::waiting_for(&judged(wanted), &seen),
         blocks: alarm,
         unattended,
-        queues: queue_reports(&wanted.companies, &seen),
+        queues: queue_reports(wanted.queues(), &seen),
+        absent: of_removed(&|removed| !seen.queues.contains_key(&removed.company)),
+        gone: of_removed(&|removed| decision::is_gone(removed, &seen)),
     }
 }
 
@@ -127,11 +152,13 @@ fn judged(wanted: &Wanted<'_>) -> decision::Wanted {
         in_doubt: false,
         queue_type: wanted.queue_type,
         companies: wanted.companies.clone(),
+        removed: Vec::new(),
     }
 }
 
 async fn set_policies(management: &Management<'_>, wanted: &Wanted<'_>, seen: &Seen) -> Result<(), Failure> {
-    let policies = policies(&wanted.pipeline, &wanted.companies);
+    let queues: Vec<String> = wanted.queues().cloned().collect();
+    let policies = policies(&wanted.pipeline, &queues);
     for (name, policy) in policies.iter().filter(|(name, policy)| seen.policies.get(*name) != Some(policy)) {
         management.put_policy(name, policy).await?;
     }

@@ -79,7 +79,7 @@ pub struct Policy {
 }
 
 /// A queue. Just after its declaration, and after a restart of a node, figures are missing or 0 for some seconds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Queue {
     /// Its name; the company's symbol.
     pub name: String,
@@ -101,8 +101,26 @@ pub struct Queue {
     pub voters: Option<Vec<String>>,
     /// Where its leader is; of a classic queue, where it is.
     pub node: Option<String>,
+    /// `running`, or what keeps it from that.
+    pub state: Option<String>,
+    /// What went through it; absent as long as nothing did.
+    pub message_stats: Option<MessageStats>,
     /// It goes with the connection that declared it.
     pub exclusive: Option<bool>,
+}
+
+/// What went through a queue.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct MessageStats {
+    /// Messages published to it.
+    pub publish_details: Option<Rate>,
+}
+
+/// A figure per second.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Rate {
+    /// Over the last seconds.
+    pub rate: f64,
 }
 
 /// One replica of a quorum queue, as its node sees it.
@@ -175,7 +193,7 @@ impl Management<'_> {
         loop {
             let path = format!(
                 "{}?page={page}&page_size={PAGE}&columns=name,type,messages_ready,\
-                 messages_unacknowledged,consumers,members,online,node,exclusive",
+                 messages_unacknowledged,consumers,members,online,node,exclusive,state,message_stats.publish_details.rate",
                 self.of_host("queues", "")
             );
             let answer: Page = self.get(&path).await?;
@@ -222,6 +240,30 @@ impl Management<'_> {
         });
         send(self.request(Method::PUT, &path).json(&queue)).await?;
         Ok(())
+    }
+
+    /// Whether a message waits in a queue, which its leader is asked for: the figures may be seconds old. It stays where it is.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn has_message(&self, queue: &str) -> Result<bool, Failure> {
+        let path = self.of_host("queues", queue) + "/get";
+        let one = serde_json::json!({"count": 1, "ackmode": "ack_requeue_true", "encoding": "base64", "truncate": 1});
+        let body = send(self.request(Method::POST, &path).json(&one)).await?;
+        let messages: Vec<Value> =
+            serde_json::from_slice(&body).map_err(|error| Failure::Unreadable(format!("answer to get: {error}")))?;
+        Ok(!messages.is_empty())
+    }
+
+    /// Takes a queue away, with what is in it. Does nothing when there is none.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn delete_queue(&self, name: &str) -> Result<(), Failure> {
+        match send(self.request(Method::DELETE, &self.of_host("queues", name))).await {
+            Ok(_) | Err(Failure::Refused { status: 404, .. }) => Ok(()),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Gives a quorum queue a replica on a node. Does nothing when it has one.

@@ -23,6 +23,7 @@ fn wanted(replicas: usize) -> Wanted {
         in_doubt: false,
         queue_type: QueueType::Quorum,
         companies: vec!["MSFT".to_owned(), "^GSPC".to_owned()],
+        removed: Vec::new(),
     }
 }
 

@@ -65,6 +65,10 @@ pub struct StockPipelineSpec {
     )]
     pub companies: Vec<Company>,
 
+    /// True stops the publishers and drains the queues: consumers go on until every event is in a stored window, the last ones short.
+    #[serde(default)]
+    pub paused: bool,
+
     /// The programs that make the synthetic trades.
     #[serde(default)]
     pub publisher: Publisher,
@@ -103,6 +107,11 @@ impl StockPipelineSpec {
     pub fn consumers_of(&self, company: &Company) -> i32 {
         company.consumers.unwrap_or(self.consumer.replicas)
     }
+
+    /// Events in a window of a company.
+    pub fn batch_size_of(&self, company: &Company) -> i32 {
+        company.batch_size.unwrap_or(self.consumer.batch_size)
+    }
 }
 
 /// One traded company.
@@ -125,9 +134,44 @@ pub struct Company {
     #[schemars(range(min = 1, max = 5))]
     pub consumers: Option<i32>,
 
+    /// Events averaged into one stored window of this company; `consumer.batchSize` unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 30_000))]
+    pub batch_size: Option<i32>,
+
+    /// What becomes of its events when the company is taken out of the list.
+    #[serde(default)]
+    pub on_remove: OnRemove,
+
     /// Range of this company's synthetic prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Price>,
+}
+
+impl Company {
+    /// A company of which nothing but the symbol is said.
+    pub fn named(symbol: &str) -> Self {
+        Self {
+            symbol: symbol.to_owned(),
+            rate: None,
+            consumers: None,
+            batch_size: None,
+            on_remove: OnRemove::default(),
+            price: None,
+        }
+    }
+}
+
+/// What becomes of a removed company's events. Its stored windows stay in any case.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRemove {
+    /// The publisher stops at once, the consumer goes on until every event is in a stored window; then the empty queue goes; the default.
+    #[default]
+    Drain,
+    /// The queue goes at once, with the events and the dead letters in it.
+    Delete,
+    /// The queue stays as it is, for other programs or until the company comes back.
+    Retain,
 }
 
 /// A range of prices.

@@ -5,6 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::OnRemove;
+
 /// What the operator saw and did last.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -12,7 +14,7 @@ pub struct StockPipelineStatus {
     /// Generation of the spec this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Progressing`, `Degraded` and one condition per part.
+    /// `Ready`, `Progressing`, `Degraded`, one condition per part, and `Paused` while that is wished.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -100,6 +102,12 @@ pub struct CompanyStatus {
     pub symbol: String,
     /// Name its publisher and consumer carry: `<pipeline>-consumer-<slug>`.
     pub slug: String,
+    /// Set of a company that was taken out of the spec and is not yet gone: what becomes of its events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<OnRemove>,
+    /// Events that are in no stored window yet, exactly; known while paused or leaving, once nobody adds to them or takes of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<i64>,
     /// Why its events do not flow, and what to do; absent while they flow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,

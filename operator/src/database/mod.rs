@@ -5,6 +5,7 @@ pub mod client;
 pub mod credentials;
 pub mod decision;
 mod document;
+pub mod drain;
 pub mod external;
 mod removal;
 pub mod seen;

@@ -44,19 +44,23 @@ pub async fn latest_windows(
     collection: &str,
     companies: &[String],
 ) -> Result<BTreeMap<String, Latest>, DatabaseError> {
-    let failed = |member: &str, code, message| DatabaseError {
-        act: format!("read the newest windows of {database}.{collection}"),
-        member: member.to_owned(),
-        code,
-        message,
-    };
+    let act = format!("read the newest windows of {database}.{collection}");
+    as_application(address, act, async |client| read(client, database, collection, companies).await).await
+}
+
+/// Does something with a client of the application user that lives no longer than that. Takes at most three seconds.
+pub(super) async fn as_application<T>(
+    address: &str,
+    act: String,
+    work: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+) -> Result<T, DatabaseError> {
+    let failed = |member: &str, code, message| DatabaseError { act, member: member.to_owned(), code, message };
     // The parser's own text could quote the address, and so the password.
-    let mut options = ClientOptions::parse(address)
-        .await
-        .map_err(|_| failed("unknown", None, "the connection string is not one".to_owned()))?;
+    let Ok(Ok(mut options)) = timeout(READ, ClientOptions::parse(address)).await else {
+        return Err(failed("unknown", None, "the connection string is not one".to_owned()));
+    };
     let members: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
     let members = members.join(",");
-    let by_driver = |error: Error| failed(&members, code_of(&error), first_line(&error));
     options.app_name = Some("stockpipeline-operator".to_owned());
     options.connect_timeout = Some(READ);
     options.server_selection_timeout = Some(READ);
@@ -64,11 +68,14 @@ pub async fn latest_windows(
     options.selection_criteria =
         Some(SelectionCriteria::ReadPreference(ReadPreference::PrimaryPreferred { options: None }));
     options.server_monitoring_mode = Some(ServerMonitoringMode::Poll);
-    let client = Client::with_options(options).map_err(by_driver)?;
-    let answer = timeout(READ, read(&client, database, collection, companies)).await;
+    let client = match Client::with_options(options) {
+        Ok(client) => client,
+        Err(error) => return Err(failed(&members, code_of(&error), first_line(&error))),
+    };
+    let answer = timeout(READ, work(&client)).await;
     close(client).await;
     match answer {
-        Ok(found) => found.map_err(by_driver),
+        Ok(done) => done.map_err(|error| failed(&members, code_of(&error), first_line(&error))),
         Err(_) => Err(failed(&members, None, format!("no answer within {} s", READ.as_secs()))),
     }
 }

@@ -5,17 +5,20 @@ use k8s_openapi::api::core::v1::Container;
 use wire::env;
 
 use super::{Objects, Replace, pod, workload};
+use crate::leaving;
 use crate::names::{self, Part};
 use crate::plan::{Company, Plan};
 
 /// Adds the consumers.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
-    for company in &plan.companies {
+    let staying = plan.companies.iter().map(|company| (company, company.consumers));
+    let leaving = plan.leaving.iter().map(|leaving| (&leaving.company, leaving.consumers()));
+    for (company, replicas) in staying.chain(leaving) {
         let selector = names::company_selector(&plan.name, Part::Consumer, &company.slug);
         let name = names::company(&plan.name, Part::Consumer, &company.slug);
         let metadata = || super::company_metadata(plan, name.clone(), &selector, &company.symbol);
         // A budget for a single pod would say nothing: it could always be evicted.
-        if company.consumers > 1 {
+        if replicas > 1 {
             objects.pod_disruption_budgets.push(super::disruption_budget(metadata(), &selector, true));
         }
         let template = pod::template(pod::Pod {
@@ -33,7 +36,9 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         // With a single consumer too: the new pod is up and stands by until the old one gives the lease back, which it does on SIGTERM, so
         // a roll costs the time of one look at the lease and not that of a start. A pod that cannot start leaves the old one at work.
         let replace = Replace::NewFirst;
-        objects.deployments.push(super::deployment(metadata(), &selector, company.consumers, replace, template));
+        let mut metadata = metadata();
+        metadata.annotations.get_or_insert_default().insert(names::WRITTEN.into(), leaving::written(&company.written));
+        objects.deployments.push(super::deployment(metadata, &selector, replicas, replace, template));
     }
 }
 
@@ -45,7 +50,7 @@ fn container(plan: &Plan, company: &Company) -> Container {
         pod::env(env::MONGODB_COLLECTION, env::default::MONGODB_COLLECTION),
         pod::env(env::QUEUE_NAME, &company.symbol),
         pod::env(env::QUEUE_TYPE, workload::queue_type(plan)),
-        pod::env(env::BATCH_SIZE, plan.batch_size.to_string()),
+        pod::env(env::BATCH_SIZE, company.batch_size.to_string()),
     ];
     if let Some(flush_after) = plan.flush_after {
         variables.push(pod::env(env::FLUSH_AFTER, flush_after.as_millis().to_string()));

@@ -108,7 +108,8 @@ impl Change {
     /// What is deleted or evicted, and nothing else.
     fn takes_away(self) -> BTreeSet<&'static str> {
         match self {
-            Self::Companies => BTreeSet::from(["deployments/demo-publisher-msft", "deployments/demo-consumer-msft"]),
+            // Its consumer stays until its queue is empty, and there is no broker that says so.
+            Self::Companies => BTreeSet::from(["deployments/demo-publisher-msft"]),
             Self::Roll => BTreeSet::from([
                 "pods/demo-broker-0/eviction",
                 "pods/demo-database-0/eviction",

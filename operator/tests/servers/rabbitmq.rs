@@ -19,5 +19,6 @@ pub fn wanted(symbols: &[&str]) -> Wanted {
         in_doubt: false,
         queue_type: QueueType::Quorum,
         companies: symbols.iter().map(|symbol| format!("{symbol}-{suffix}")).collect(),
+        removed: Vec::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! Which of a company's consumers works: the one that holds the lease, a document beside the windows that it renews.
 //! Rule: a lease is for order and speed only, safety is the unique index; time is the database's own, so clocks need not agree.
+//! The same document tells the holder whether its company is being drained: a wish of the operator's, heard with each renewal.
 
 use std::time::Duration;
 
@@ -7,8 +8,10 @@ use anyhow::{Context, anyhow, bail};
 use mongodb::Collection;
 use mongodb::bson::{Document, doc};
 use mongodb::options::{Acknowledgment, CollectionOptions, ReturnDocument, WriteConcern};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use wire::Symbol;
+use wire::window::lease::DRAIN_UNTIL;
 
 use crate::database::{explain, is_duplicate_key};
 
@@ -39,6 +42,7 @@ pub struct Lease {
     company: Symbol,
     holder: String,
     pod: Option<String>,
+    draining: watch::Sender<bool>,
 }
 
 impl Lease {
@@ -51,7 +55,14 @@ impl Lease {
         let written = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
         let options = CollectionOptions::builder().write_concern(written).build();
         let leases = database.collection_with_options(&wire::window::leases(windows.name()), options);
-        Self { leases, company: company.clone(), holder: holder.to_owned(), pod: pod.map(str::to_owned) }
+        let (holder, pod) = (holder.to_owned(), pod.map(str::to_owned));
+        Self { leases, company: company.clone(), holder, pod, draining: watch::Sender::new(false) }
+    }
+
+    /// Whether the company is being drained, as the last renewal said.
+    #[must_use]
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
     }
 
     /// Waits until the lease is ours.
@@ -110,7 +121,10 @@ impl Lease {
             .return_document(ReturnDocument::After);
         match timeout(ANSWER_TIMEOUT, claiming).await {
             Ok(Ok(Some(lease))) => match lease.get_str(field::HOLDER) {
-                Ok(holder) if holder == self.holder => Ok(None),
+                Ok(holder) if holder == self.holder => {
+                    self.draining.send_if_modified(|known| std::mem::replace(known, is_draining(&lease)) != *known);
+                    Ok(None)
+                }
                 Ok(holder) => Ok(Some(holder.to_owned())),
                 Err(_) => bail!("the lease of {} names no holder: delete the document", self.company),
             },
@@ -145,6 +159,34 @@ impl Lease {
     }
 }
 
+/// Whether a lease that was renewed this moment says that its company is being drained.
+fn is_draining(lease: &Document) -> bool {
+    let time = |name| lease.get_datetime(name).map(|time| time.timestamp_millis());
+    let (Ok(drain_until), Ok(until)) = (time(DRAIN_UNTIL), time(field::UNTIL)) else { return false };
+    // The database's clock, as it was when it renewed the lease.
+    drain_until > until - millis(TIME_TO_LIVE)
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::DateTime;
+
+    use super::*;
+
+    #[test]
+    fn a_company_is_drained_until_the_time_its_lease_names_and_without_one_it_is_not() {
+        let renewed_at = 1_800_000_000_000;
+        let lease = |drain_until: i64| {
+            let until = DateTime::from_millis(renewed_at + millis(TIME_TO_LIVE));
+            doc! {field::UNTIL: until, DRAIN_UNTIL: DateTime::from_millis(drain_until)}
+        };
+        assert!(is_draining(&lease(renewed_at + 1)));
+        assert!(!is_draining(&lease(renewed_at)));
+        assert!(!is_draining(&doc! {field::UNTIL: DateTime::from_millis(renewed_at)}));
+        assert!(!is_draining(&doc! {DRAIN_UNTIL: true}));
+    }
 }

@@ -30,6 +30,8 @@ use crate::health::Readiness;
 
 /// How long SIGTERM waits for the insert under way and its acknowledgement.
 const LAST_INSERT: Duration = Duration::from_secs(7);
+/// `flushAfter` of a company that is being drained: its publisher is gone, so a window that is short after so long stays short.
+const DRAIN_AFTER: Duration = Duration::from_secs(2);
 /// Bound of closing a connection; a lost one is not even told.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -155,12 +157,14 @@ impl<'a> Session<'a> {
     async fn consume(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
         let lease_lost = self.surroundings.lease.keep();
         tokio::pin!(lease_lost);
+        let mut draining = self.surroundings.lease.draining();
         loop {
             self.advance().await?;
-            let flush_in = self.flush_in(now_ms());
+            let flush_in = self.flush_in(now_ms(), *draining.borrow());
             tokio::select! {
                 () = stop.cancelled() => break,
                 lost = &mut lease_lost => return Err(lost),
+                Ok(()) = draining.changed() => tracing::info!(draining = *draining.borrow(), "the operator's wish"),
                 () = sleep(flush_in.unwrap_or_default()), if flush_in.is_some() => self.pipeline.flush(now_ms()),
                 stored = &mut self.insert => self.stored(stored)?,
                 buried = &mut self.burial => self.buried(buried)?,
@@ -248,8 +252,9 @@ impl<'a> Session<'a> {
     }
 
     /// How long the window that is being filled may still wait for events; `None` when it may for ever.
-    fn flush_in(&self, now: i64) -> Option<Duration> {
-        let (after, since) = (self.surroundings.settings.flush_after?, self.pipeline.pending_since()?);
+    fn flush_in(&self, now: i64, draining: bool) -> Option<Duration> {
+        let (after, since) =
+            (flush_after(self.surroundings.settings.flush_after, draining)?, self.pipeline.pending_since()?);
         Some(after.saturating_sub(Duration::from_millis(u64::try_from(now - since).unwrap_or(0))))
     }
 
@@ -329,6 +334,12 @@ fn delivered(delivery: Option<lapin::Result<Delivery>>) -> anyhow::Result<Delive
         Some(delivery) => delivery.context("the broker's channel is lost"),
         None => Err(anyhow!("the broker ended the subscription: the queue was deleted or has moved")),
     }
+}
+
+/// How long a window that is short waits for more events.
+fn flush_after(setting: Option<Duration>, draining: bool) -> Option<Duration> {
+    let drain = draining.then_some(DRAIN_AFTER);
+    setting.into_iter().chain(drain).min()
 }
 
 /// Two windows: one fills while the other is being stored.

@@ -1,0 +1,43 @@
+//! Tells the consumers whose companies are being drained: in their leases, which they renew each second.
+//! Rule: the wish is over by itself when nobody repeats it, so an operator that goes leaves no company with short windows.
+
+use std::collections::BTreeSet;
+
+use mongodb::Collection;
+use mongodb::bson::{Document, doc};
+use wire::window::lease::DRAIN_UNTIL;
+
+use super::DatabaseError;
+use super::windows::as_application;
+
+/// How long the wish holds. It is repeated with each pass, the longest pause between two of them included.
+const HOLDS_MILLIS: i64 = 30_000;
+
+/// Has the windows of `drained` companies stored short when nothing more comes, and those of `others` full again. Companies without a lease have no
+/// consumer that could hold anything. `address` is that of the application user. Takes at most three seconds.
+///
+/// # Errors
+/// No primary answered in time, or it refused.
+pub async fn tell(
+    address: &str,
+    database: &str,
+    collection: &str,
+    drained: &BTreeSet<String>,
+    others: &BTreeSet<String>,
+) -> Result<(), DatabaseError> {
+    let leases = wire::window::leases(collection);
+    let act = format!("tell the consumers in {database}.{leases} what is drained");
+    as_application(address, act, async |client| {
+        let leases: Collection<Document> = client.database(database).collection(&leases);
+        let of = |companies: &BTreeSet<String>| doc! {"_id": {"$in": companies.iter().collect::<Vec<_>>()}};
+        if !drained.is_empty() {
+            let until = doc! {"$set": {DRAIN_UNTIL: {"$add": ["$$NOW", HOLDS_MILLIS]}}};
+            leases.update_many(of(drained), vec![until]).await?;
+        }
+        if !others.is_empty() {
+            leases.update_many(of(others), doc! {"$unset": {DRAIN_UNTIL: ""}}).await?;
+        }
+        Ok(())
+    })
+    .await
+}
