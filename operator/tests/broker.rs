@@ -149,9 +149,9 @@ async fn the_queue_of_a_removed_company_goes_when_it_is_empty_and_with_its_conte
     assert_eq!(request(&http, &with, reqwest::Method::POST, path, Some(&publish)).await, 200);
     assert!(management.has_message(full).await.unwrap(), "at once, whatever the figures say");
     assert!(!management.has_message(empty).await.unwrap());
-    let report =
-        until(&http, &removed(None), |report| report.queues.len() == 2 && report.queues[full].ready == Some(1));
-    assert!(report.await.gone.is_empty(), "nothing goes before that is wished");
+    let both_known = |report: &Report| report.queues.len() == 2 && report.queues[full].ready == Some(1);
+    let report = until(&http, &removed(None), both_known).await;
+    assert!(report.gone.is_empty(), "nothing goes before that is wished");
     // An early figure: the act itself finds the message.
     let early = Removed { company: full.clone(), delete: Some(DeleteQueue::WhenEmpty) };
     let mut seen = look(&http, &with).await;
