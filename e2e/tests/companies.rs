@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use e2e::children::children;
 use e2e::page::prices_of;
-use e2e::{Space, fixtures, with_namespace};
+use e2e::{Space, fixtures, wait_until, with_namespace};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use operator::names;
@@ -47,7 +47,7 @@ async fn companies_come_and_go_and_the_others_do_not_notice() -> Result<()> {
         space.apply(&pipeline).await?;
         space.ready(PIPELINE).await?;
         let of_company = format!("{}={slug}", names::COMPANY);
-        space.no_pod("the pods of BRK-B are gone", &of_company, Duration::from_secs(45)).await?;
+        space.no_pod("the pods of BRK-B are gone", &of_company, Duration::from_secs(90)).await?;
         let after = pods(space).await?;
         for (uid, pod) in &with_more {
             let goes = pod.ends_with(&format!(" of {slug}"));
@@ -57,13 +57,20 @@ async fn companies_come_and_go_and_the_others_do_not_notice() -> Result<()> {
                 if goes { "stays" } else { "was replaced when BRK-B went" }
             );
         }
-        let children_after = children(space, PIPELINE).await?;
-        for name in children_before.keys() {
-            let goes = name.ends_with(&slug);
-            if children_after.contains_key(name) == goes {
-                bail!("{name} {} when BRK-B went", if goes { "stayed" } else { "was pruned" });
+        // The consumers' Deployment goes last, after the drained queue.
+        wait_until("nothing but BRK-B's children is gone", Duration::from_secs(60), async || {
+            let children_after = children(space, PIPELINE).await?;
+            for name in children_before.keys() {
+                let goes = name.ends_with(&slug);
+                ensure!(
+                    children_after.contains_key(name) != goes,
+                    "{name} {} when BRK-B went",
+                    if goes { "stays" } else { "was pruned" }
+                );
             }
-        }
+            Ok(())
+        })
+        .await?;
         Ok(())
     })
     .await

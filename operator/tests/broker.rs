@@ -70,7 +70,10 @@ async fn every_company_gets_its_queue_whatever_its_symbol() {
     let first = converge(&http, &wanted).await.unwrap();
     assert!(first.ready, "{first:?}");
     assert_eq!((first.nodes_running, first.waiting_for), (1, None));
-    let report = until(&http, &wanted, |report| report.queues.values().all(|queue| queue.ready.is_some())).await;
+    let report = until(&http, &wanted, |report| {
+        report.queues.values().all(|queue| queue.ready.is_some() && queue.consumers.is_some())
+    })
+    .await;
     assert_eq!(report.queues.keys().collect::<Vec<_>>(), sorted(&wanted.companies));
     for queue in report.queues.values() {
         assert_eq!(queue.queue_type.as_deref(), Some("quorum"));

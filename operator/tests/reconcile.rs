@@ -262,15 +262,36 @@ async fn removing_a_company_removes_its_children_and_nothing_else() {
         ..ConfigMap::default()
     };
     world.api::<ConfigMap>().create(&PostParams::default(), &stranger).await.unwrap();
-    let change = json!({"spec": {"companies": [{"symbol": "MSFT"}]}});
-    world.api::<StockPipeline>().patch("demo", &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
-    let after = until("the company's children are gone", || async {
-        let children = world.children().await;
-        (!children.contains_key("Deployment/demo-publisher-tsla")
-            && !children.contains_key("Deployment/demo-consumer-tsla"))
-        .then_some(children)
+    let companies = async |companies: serde_json::Value| {
+        let change = json!({"spec": {"companies": companies}});
+        world.api::<StockPipeline>().patch("demo", &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
+    };
+    let without = async |child: &str| {
+        until(&format!("{child} is gone"), || async {
+            let children = world.children().await;
+            (!children.contains_key(child)).then_some(children)
+        })
+        .await
+    };
+    companies(json!([{"symbol": "MSFT"}])).await;
+    let after = without("Deployment/demo-publisher-tsla").await;
+    // Nobody says here that its queue is empty.
+    assert!(after.contains_key("Deployment/demo-consumer-tsla"));
+    until("the status tells of the company that leaves", || async {
+        let status = world.api::<StockPipeline>().get("demo").await.unwrap().status?;
+        let tsla = status.companies.into_iter().find(|company| company.symbol == "TSLA")?;
+        (tsla.leaving == Some(crd::OnRemove::Drain)).then_some(())
     })
     .await;
+    companies(json!([{"symbol": "MSFT"}, {"symbol": "TSLA", "onRemove": "Retain"}])).await;
+    world.all_children(before.len()).await;
+    until("it is remembered how the company is to leave", || async {
+        let consumers = world.api::<Deployment>().get("demo-consumer-tsla").await.unwrap();
+        consumers.annotations()["stockpipeline.io/written"].contains("Retain").then_some(())
+    })
+    .await;
+    companies(json!([{"symbol": "MSFT"}])).await;
+    let after = without("Deployment/demo-consumer-tsla").await;
     for (name, version) in &before {
         if !name.ends_with("-tsla") {
             assert_eq!(after.get(name), Some(version), "{name} was touched");

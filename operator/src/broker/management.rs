@@ -103,24 +103,10 @@ pub struct Queue {
     pub node: Option<String>,
     /// `running`, or what keeps it from that.
     pub state: Option<String>,
-    /// What went through it; absent as long as nothing did.
-    pub message_stats: Option<MessageStats>,
+    /// What went through it; absent, or an empty list in place of an object, as long as nothing did (measured on 4.0.5).
+    pub message_stats: Option<Value>,
     /// It goes with the connection that declared it.
     pub exclusive: Option<bool>,
-}
-
-/// What went through a queue.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub struct MessageStats {
-    /// Messages published to it.
-    pub publish_details: Option<Rate>,
-}
-
-/// A figure per second.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub struct Rate {
-    /// Over the last seconds.
-    pub rate: f64,
 }
 
 /// One replica of a quorum queue, as its node sees it.

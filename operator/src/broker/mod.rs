@@ -260,8 +260,8 @@ fn queue_reports<'a>(companies: impl Iterator<Item = &'a String>, seen: &Seen) -
         queue.state.as_deref() == Some("running") && (seen.nodes.is_empty() || queue.node.as_ref().is_some_and(runs))
     };
     let published = |queue: &Queue| {
-        let details = queue.message_stats.as_ref().and_then(|stats| stats.publish_details.as_ref());
-        details.is_some_and(|details| details.rate > 0.0)
+        let rate = queue.message_stats.as_ref().and_then(|stats| stats.pointer("/publish_details/rate")?.as_f64());
+        rate.is_some_and(|rate| rate > 0.0)
     };
     companies
         .filter_map(|company| {
