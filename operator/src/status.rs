@@ -214,8 +214,12 @@ pub fn what_is_read(deployment: &Deployment) -> Deployment {
         },
         ..DeploymentSpec::default()
     });
-    let ObjectMeta { name, namespace, labels, generation, deletion_timestamp, .. } = metadata.clone();
-    let metadata = ObjectMeta { name, namespace, labels, generation, deletion_timestamp, ..ObjectMeta::default() };
+    let ObjectMeta { name, namespace, labels, generation, deletion_timestamp, annotations, .. } = metadata.clone();
+    // What tells a company that has left the spec.
+    let of_company = |key: &str| key == names::SYMBOL || key == names::WRITTEN;
+    let annotations = annotations.map(|all| all.into_iter().filter(|(key, _)| of_company(key)).collect());
+    let metadata =
+        ObjectMeta { name, namespace, labels, generation, deletion_timestamp, annotations, ..ObjectMeta::default() };
     Deployment { metadata, spec, status: status.clone() }
 }
 
