@@ -12,15 +12,16 @@ pub const CONTENT_TYPE: &str = "application/json";
 pub const SOURCE_HEADER: &str = "x-source";
 /// Header by which other publishers count the events of a source: 0, 1, 2, …, an integer of any width.
 pub const SEQUENCE_HEADER: &str = "x-seq";
-/// Digits of our publisher's sources: 128 random bits as lower-case hexadecimal text.
-const SOURCE_DIGITS: usize = 32;
+/// Length of our publisher's sources, letters and digits: 71 random bits, which no two lives of a company's publishers ever share,
+/// in a third of the characters of a UUID.
+pub const SOURCE_LENGTH: usize = 12;
 /// Highest price that is taken for one; above it a sum of prices could no longer be kept exactly.
 pub const MAX_PRICE: f64 = 1e12;
 
 /// Which event of which source.
 ///
-/// Our publisher writes it as the message id, `<source>-<number>`, and not as headers: measured on 4.0.5, a header table costs the
-/// broker 14 µs of the 46 it takes for an event.
+/// Our publisher writes it as the message id, `<source>#<number>`, and not as headers: measured on 4.0.5, a header table costs the
+/// broker 14 µs of the 46 it takes for an event, and 20 characters of a message id (a source as long as a UUID) another 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sequence<'a> {
     /// One life of one publisher.
@@ -31,7 +32,7 @@ pub struct Sequence<'a> {
 
 impl fmt::Display for Sequence<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}-{}", self.source, self.number)
+        write!(formatter, "{}#{}", self.source, self.number)
     }
 }
 
@@ -39,9 +40,8 @@ impl<'a> Sequence<'a> {
     /// Reads a message id of our publisher; `None` for any other, which says nothing of an order.
     #[must_use]
     pub fn of_message_id(id: &'a str) -> Option<Self> {
-        let (source, number) = id.split_once('-')?;
-        let is_source =
-            source.len() == SOURCE_DIGITS && source.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let (source, number) = id.split_once('#')?;
+        let is_source = source.len() == SOURCE_LENGTH && source.bytes().all(|byte| byte.is_ascii_alphanumeric());
         // One way to write a number: `+7` and `007` are not ours.
         let is_number = number == "0" || (!number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit()));
         (is_source && is_number).then_some(Self { source, number: number.parse().ok()? })
@@ -99,14 +99,15 @@ mod tests {
 
     #[test]
     fn a_message_id_of_ours_is_read_back_and_any_other_says_nothing() {
-        let source = "0123456789abcdef0123456789abcdef";
+        let source = "k3J9xQ2mPz0a";
         for number in [0, 7, u64::MAX] {
             let sequence = Sequence { source, number };
             assert_eq!(Sequence::of_message_id(&sequence.to_string()), Some(sequence));
         }
         let foreign =
-            ["", "-", "7", "original", "0f8fad5b-d9cb-469f-a165-70867728950e", "0123456789ABCDEF0123456789ABCDEF-7"];
-        let nearly = ["", "-", "-07", "-+7", "--7", "-7 ", "-18446744073709551616"].map(|end| format!("{source}{end}"));
+            ["", "#", "7", "original", "0f8fad5b-d9cb-469f-a165-70867728950e", "k3J9xQ2mPz0#7", "k3J9xQ2mP_0a#7"];
+        let nearly =
+            ["", "#", "-7", "#07", "#+7", "##7", "#7 ", "#18446744073709551616"].map(|end| format!("{source}{end}"));
         for id in foreign.into_iter().chain(nearly.iter().map(String::as_str)) {
             assert_eq!(Sequence::of_message_id(id), None, "{id}");
         }

@@ -19,15 +19,15 @@ pub mod verify;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::lease::Lease;
 use self::metrics::Metrics;
 use self::session::Surroundings;
 pub use self::settings::{Args, Settings};
-use crate::backoff::Backoff;
 use crate::health::{self, Health, Readiness};
+use crate::retry::Retry;
 
 /// Consumes until `stop`; health and metrics are served on `listener`.
 ///
@@ -47,19 +47,11 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
         metrics: &metrics,
         readiness: &readiness,
     };
-    let mut backoff = Backoff::default();
+    let mut retry = Retry::new(&stop, &readiness, &metrics.reconnects);
     while !stop.is_cancelled() {
         let started = Instant::now();
         let Err(error) = session::run(&surroundings, &stop).await else { break };
-        backoff.reset_after(started.elapsed());
-        let pause = backoff.next(rand::random());
-        tracing::warn!("{error:#}; trying again in {pause:.1?}");
-        readiness.not_ready(format!("{error:#}"));
-        metrics.reconnects.inc();
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = stop.cancelled() => {}
-        }
+        retry.pause(error, started.elapsed()).await;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@
 //! | one program | [`publisher`], [`consumer`], [`liveview`]: `run(settings, …, stop)` and the settings it takes |
 //! | start and end of a process | [`program`], [`telemetry`], [`shutdown`] |
 //! | what a process says of itself | [`health`] |
-//! | connections | [`broker`], [`database`], [`backoff`] |
+//! | connections | [`broker`], [`database`], [`retry`], [`backoff`] |
 //! | texts of the environment to checked values | [`settings`] |
 
 pub mod backoff;
@@ -19,6 +19,7 @@ pub mod health;
 pub mod liveview;
 pub mod program;
 pub mod publisher;
+pub mod retry;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

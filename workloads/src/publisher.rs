@@ -13,15 +13,15 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::metrics::Metrics;
 pub use self::settings::{Args, Settings};
 use self::speaker::Speaker;
-use crate::backoff::Backoff;
 use crate::broker;
 use crate::health::{self, Health, Readiness};
+use crate::retry::Retry;
 
 /// Publishes until `stop`, or until every company has the number of events asked for; health and metrics are served on `listener`.
 ///
@@ -34,7 +34,7 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
     tokio::spawn(health::serve(listener, Health::new(readiness.clone(), registry), stop.clone()));
     let mut speakers: Vec<Speaker> =
         settings.companies.iter().map(|company| Speaker::new(company, &settings, metrics.of(company))).collect();
-    let mut backoff = Backoff::default();
+    let mut retry = Retry::new(&stop, &readiness, &metrics.reconnects);
     while !stop.is_cancelled() {
         let started = Instant::now();
         // A stop while connecting ends the attempt; once events are under way, the speakers themselves end in order.
@@ -51,15 +51,7 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
             Err(error) => Err(error),
         };
         let Err(error) = ended else { break };
-        backoff.reset_after(started.elapsed());
-        let pause = backoff.next(rand::random());
-        tracing::warn!("{error:#}; trying again in {pause:.1?}");
-        readiness.not_ready(format!("{error:#}"));
-        metrics.reconnects.inc();
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = stop.cancelled() => {}
-        }
+        retry.pause(error, started.elapsed()).await;
     }
     speakers.iter().for_each(Speaker::report);
     let unconfirmed: usize = speakers.iter().map(Speaker::unconfirmed).sum();

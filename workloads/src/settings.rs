@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use wire::env;
+use wire::queue::QueueType;
 
 /// Why a program cannot start: one sentence for the person who set the variable. The process ends with code 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +110,15 @@ pub fn without_password(text: &str, url: &str) -> String {
         Some((_, password)) if !password.is_empty() => text.replace(password, "***"),
         _ => text.to_owned(),
     }
+}
+
+/// The type of a queue that does not exist yet.
+///
+/// # Errors
+/// When the text is no queue type.
+pub(crate) fn queue_type(value: Option<&str>) -> Result<QueueType> {
+    given(value)
+        .map_or(Ok(QueueType::default()), |text| text.parse().map_err(|error: String| wrong(env::QUEUE_TYPE, error)))
 }
 
 #[cfg(test)]

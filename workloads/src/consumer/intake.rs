@@ -111,8 +111,8 @@ mod tests {
             let ours = ours.clone().with_headers(headers);
             assert_eq!(read(&company, body, &ours, 5).unwrap().sequence, Some(Sequence { source: "abc", number: 7 }));
         }
-        let source = "0123456789abcdef0123456789abcdef";
-        let named = BasicProperties::default().with_message_id(format!("{source}-7").into());
+        let source = "k3J9xQ2mPz0a";
+        let named = BasicProperties::default().with_message_id(format!("{source}#7").into());
         assert_eq!(read(&company, body, &named, 5).unwrap().sequence, Some(Sequence { source, number: 7 }));
         let both = named.with_headers(ours.headers().clone().unwrap());
         assert_eq!(read(&company, body, &both, 5).unwrap().sequence, Some(Sequence { source: "abc", number: 7 }));

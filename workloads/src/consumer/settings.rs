@@ -9,8 +9,7 @@ use wire::{Symbol, env};
 
 use super::verify;
 use crate::database::{self, DatabaseArgs};
-use crate::publisher::settings::queue_type;
-use crate::settings::{Port, Result, batch_size, given, required, wrong};
+use crate::settings::{Port, Result, batch_size, given, queue_type, required, wrong};
 use crate::{broker, telemetry};
 
 const PROGRAM: &str = "stock-consumer";

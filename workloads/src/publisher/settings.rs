@@ -8,7 +8,7 @@ use wire::{Symbol, env};
 
 use super::prices::Range;
 use crate::broker;
-use crate::settings::{Port, Result, amount, given, number, wrong};
+use crate::settings::{Port, Result, amount, given, number, queue_type, wrong};
 use crate::telemetry;
 
 /// The command line; each flag is also an environment variable.
@@ -101,15 +101,6 @@ impl Settings {
             port: Port::parse(env::METRICS_PORT, args.metrics_port.as_deref(), env::default::METRICS_PORT)?,
         })
     }
-}
-
-/// The type of a queue that does not exist yet.
-///
-/// # Errors
-/// When the text is no queue type.
-pub(crate) fn queue_type(value: Option<&str>) -> Result<QueueType> {
-    given(value)
-        .map_or(Ok(QueueType::default()), |text| text.parse().map_err(|error: String| wrong(env::QUEUE_TYPE, error)))
 }
 
 fn companies(one: Option<&str>, several: Option<&str>) -> Result<Vec<Symbol>> {

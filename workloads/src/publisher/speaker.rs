@@ -10,9 +10,10 @@ use futures::FutureExt;
 use futures::future::{MaybeDone, maybe_done};
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
+use rand::RngExt;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
-use wire::event::{CONTENT_TYPE, Sequence};
+use wire::event::{CONTENT_TYPE, SOURCE_LENGTH, Sequence};
 use wire::queue::QueueType;
 use wire::{PriceEvent, Symbol};
 
@@ -56,7 +57,8 @@ impl Speaker {
     /// A new source for this company.
     #[must_use]
     pub fn new(company: &Symbol, settings: &Settings, metrics: CompanyMetrics) -> Self {
-        let source = format!("{:032x}", rand::random::<u128>());
+        let source: String =
+            rand::rng().sample_iter(rand::distr::Alphanumeric).take(SOURCE_LENGTH).map(char::from).collect();
         tracing::info!(%company, source, "a new source");
         Self {
             company: company.clone(),

@@ -38,7 +38,7 @@ func main() {
 	company := os.Getenv("COMPANY")
 	count := must(strconv.Atoi(os.Getenv("COUNT")))
 	sequenced := os.Getenv("SEQUENCED") != ""
-	source := fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
+	source := fmt.Sprintf("%012x", rand.Uint64()>>16)
 
 	connection := must(amqp.Dial(os.Getenv("RABBITMQ_URL")))
 	defer connection.Close()
@@ -59,7 +59,7 @@ func main() {
 		body := must(json.Marshal(event{company, [...]string{"buy", "sell"}[rand.Intn(2)], math.Round(rand.Float64()*50000+5000) / 100}))
 		message := amqp.Publishing{ContentType: "application/json", DeliveryMode: amqp.Persistent, Body: body}
 		if sequenced {
-			message.MessageId = fmt.Sprintf("%s-%d", source, number)
+			message.MessageId = fmt.Sprintf("%s#%d", source, number)
 			message.Timestamp = time.Unix(time.Now().UnixMilli(), 0)
 		}
 		*slot = must(channel.PublishWithDeferredConfirm("", company, false, false, message))
