@@ -76,6 +76,33 @@ async fn a_broker_that_is_to_grow_and_at_once_to_shrink_again_and_again_arrives_
     .await
 }
 
+#[tokio::test]
+#[ignore = "a quarter of an hour: make soak"]
+async fn broker_and_database_grow_to_their_most_members_and_back_to_one_and_no_event_is_lost() -> Result<()> {
+    with_namespace("most-members", async |space| {
+        let (mut pipeline, mut seen) = under_load(space).await?;
+        let sizes = [
+            ("broker", 3),
+            ("database", 3),
+            ("broker", 5),
+            ("database", 5),
+            ("database", 7),
+            ("broker", 3),
+            ("database", 3),
+            ("broker", 1),
+            ("database", 1),
+        ];
+        for (part, members) in sizes {
+            resize(space, &mut pipeline, part, members, &mut seen).await?;
+            println!("{part}: {members}");
+        }
+        let verified = nothing_is_lost(space, &mut pipeline, &COMPANIES).await?;
+        println!("{} events, each exactly once", verified[0].events);
+        Ok(())
+    })
+    .await
+}
+
 /// A pipeline whose prices move.
 async fn under_load(space: &Space) -> Result<(Value, Prices)> {
     let mut pipeline = fixtures::light(PIPELINE, &COMPANIES);
