@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -78,8 +78,13 @@ async fn make_class(world: &World, name: &str, grows: bool) {
     classes.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&class)).await.unwrap();
 }
 
-/// A claim with a volume of the size that the part's volumes have.
+/// A claim with a volume of the size that the part's volumes have. As in a cluster it comes after the credentials: without them, data
+/// that is there is a reason not to make any.
 pub async fn bound_claim(world: &World, part: Part, ordinal: i32, class: Option<&str>) {
+    until("the credentials are there", || async {
+        world.api::<Secret>().get_opt(&names::credentials(NAME, part)).await.unwrap()
+    })
+    .await;
     let size = match (class, part) {
         (None, Part::Broker) => "4Gi",
         _ => "10Gi",
