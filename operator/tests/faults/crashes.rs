@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{join, join_all, ready};
 use futures::{StreamExt, stream};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -134,6 +134,9 @@ impl Change {
         self.prepare(&world).await;
         if self != Self::Create {
             world.is_observed().await;
+            // What a busy API server refused in that pass comes in the next one; the edge's Deployment is the last of all objects.
+            until("all objects are there", || async { world.api::<Deployment>().get_opt("demo-edge").await.unwrap() })
+                .await;
         }
         operator.relay.disturb(crash.map_or(Disturbance::None, Disturbance::crash));
         self.happen(&world).await;
