@@ -5,10 +5,12 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
+use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use operator::lease::{Leadership, Timing, hold_with};
+
+#[path = "servers/kubernetes.rs"]
+mod kubernetes;
 
 const TIMING: Timing = Timing {
     duration: Duration::from_secs(3),
@@ -16,14 +18,6 @@ const TIMING: Timing = Timing {
     give_up_after: Duration::from_secs(2),
     look_every: Duration::from_millis(100),
 };
-
-async fn client() -> Client {
-    let path = std::env::var("STOCK_TEST_KUBECONFIG")
-        .unwrap_or_else(|_| panic!("STOCK_TEST_KUBECONFIG is not set: run `make test`, it starts the servers"));
-    let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    Client::try_from(config).unwrap()
-}
 
 /// A lease that no other test and no earlier run knows.
 fn name(test: &str) -> String {
@@ -46,7 +40,7 @@ async fn remove(client: &Client, name: &str) {
 
 #[tokio::test]
 async fn of_two_candidates_one_holds_and_a_clean_stop_hands_over_at_once() {
-    let (client, name) = (client().await, name("hand-over"));
+    let (client, name) = (kubernetes::client().await, name("hand-over"));
     let a = hold(&client, &name, "a").await;
     let mut b = Box::pin(hold(&client, &name, "b"));
     // Longer than the duration: the renewals keep it.
@@ -66,7 +60,7 @@ async fn of_two_candidates_one_holds_and_a_clean_stop_hands_over_at_once() {
 
 #[tokio::test]
 async fn of_many_candidates_at_once_exactly_one_holds() {
-    let (client, name) = (client().await, name("race"));
+    let (client, name) = (kubernetes::client().await, name("race"));
     let identities: Vec<String> = (0..8).map(|number| format!("candidate-{number}")).collect();
     let attempts = identities.iter().map(|identity| {
         let attempt = hold(&client, &name, identity);
@@ -82,12 +76,12 @@ async fn of_many_candidates_at_once_exactly_one_holds() {
 
 #[tokio::test]
 async fn a_killed_holder_is_followed_after_the_duration_and_not_before() {
-    let (client, name) = (client().await, name("killed"));
+    let (client, name) = (kubernetes::client().await, name("killed"));
     // A runtime of its own, dropped in the middle: nothing is given back, as after kill -9.
     let lease = name.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { hold(&self::client().await, &lease, "killed").await });
+        runtime.block_on(async { hold(&kubernetes::client().await, &lease, "killed").await });
     })
     .join()
     .unwrap();
@@ -102,7 +96,7 @@ async fn a_killed_holder_is_followed_after_the_duration_and_not_before() {
 
 #[tokio::test]
 async fn a_holder_whose_lease_was_taken_learns_it_at_its_next_renewal() {
-    let (client, name) = (client().await, name("taken"));
+    let (client, name) = (kubernetes::client().await, name("taken"));
     let leadership = hold(&client, &name, "a").await;
     let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
     loop {

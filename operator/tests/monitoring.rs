@@ -9,69 +9,42 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, ResourceExt};
-use operator::crd::{self, StockPipeline};
-use operator::metrics::Metrics;
-use operator::plan::Images;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use operator::crd::StockPipeline;
 use operator::pod_monitor::PodMonitor;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+/// How long the test waits for a condition.
+const PATIENCE: Duration = Duration::from_secs(90);
 const DEFINITION: &str = "podmonitors.monitoring.coreos.com";
 
-async fn client() -> Client {
-    let path = std::env::var("STOCK_TEST_KUBECONFIG")
-        .expect("STOCK_TEST_KUBECONFIG is not set: run `make test` or `make integration`");
-    let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()).unwrap()
-}
+#[path = "servers/kubernetes.rs"]
+mod kubernetes;
 
-/// Waits for a condition; gives up with its name.
-async fn until<T, F: Future<Output = Option<T>>>(condition: &str, mut look: impl FnMut() -> F) -> T {
-    let patience = tokio::time::Instant::now() + Duration::from_secs(90);
-    loop {
-        if let Some(value) = look().await {
-            return value;
-        }
-        assert!(tokio::time::Instant::now() < patience, "in vain: {condition}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+async fn until<T, F: Future<Output = Option<T>>>(condition: &str, look: impl FnMut() -> F) -> T {
+    kubernetes::until(PATIENCE, condition, look).await
 }
 
 #[tokio::test]
 async fn a_pod_monitor_comes_when_the_cluster_knows_the_kind_and_nothing_waits_for_it() {
-    let client = client().await;
+    let client = kubernetes::client().await;
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     let apply = PatchParams::apply("test").force();
-    definitions.patch(&crd::definition().name_any(), &apply, &Patch::Apply(&crd::definition())).await.unwrap();
+    kubernetes::define(&client, PATIENCE).await;
     // What an earlier run left.
     drop(definitions.delete(DEFINITION, &DeleteParams::default()).await);
     until("the kind is unknown", || async { definitions.get_opt(DEFINITION).await.unwrap().is_none().then_some(()) })
         .await;
 
-    let new = Namespace {
-        metadata: ObjectMeta { generate_name: Some("monitoring-".into()), ..ObjectMeta::default() },
-        ..Namespace::default()
-    };
-    let namespace =
-        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &new).await.unwrap().name_any();
+    let namespace = kubernetes::namespace(&client, "monitoring-").await;
     let pipelines: Api<StockPipeline> = Api::namespaced(client.clone(), &namespace);
-    until("the definition is served", || async { pipelines.list(&ListParams::default()).await.ok() }).await;
     let spec = json!({"companies": [{"symbol": "MSFT"}], "monitoring": {"labels": {"release": "prometheus"}}});
     let pipeline = StockPipeline::new("demo", serde_json::from_value(spec).unwrap());
     pipelines.create(&PostParams::default(), &pipeline).await.unwrap();
     let stop = CancellationToken::new();
-    let operator = {
-        let word = || "image".to_owned();
-        let images = Images { workloads: word(), broker: word(), database: word(), edge: word(), pull_policy: None };
-        let (client, namespace, stop) = (client.clone(), namespace.clone(), stop.clone());
-        tokio::spawn(async move {
-            let metrics = Arc::new(Metrics::default());
-            operator::run::lead(client, images, &namespace, "test", metrics, &stop, CancellationToken::new()).await
-        })
-    };
+    let operator = kubernetes::operator(&client, &namespace, "test", &Arc::default(), &stop);
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
     until("all else is made without the kind", || async { deployments.get_opt("demo-edge").await.unwrap() }).await;
 

@@ -10,17 +10,20 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::DynamicObject;
-use kube::{Api, Client, Config, Resource, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use operator::crd::{self, StockPipeline, StockPipelineSpec};
 use operator::metrics::Metrics;
-use operator::plan::Images;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+#[path = "servers/kubernetes.rs"]
+mod kubernetes;
+
+/// How long a test waits for a condition.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An operator that works in a namespace of its own.
 struct World {
@@ -30,32 +33,13 @@ struct World {
     operator: JoinHandle<anyhow::Result<()>>,
 }
 
-async fn client() -> Client {
-    let path = std::env::var("STOCK_TEST_KUBECONFIG")
-        .expect("STOCK_TEST_KUBECONFIG is not set: run `make test` or `make integration`");
-    let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()).unwrap()
-}
-
 impl World {
     async fn new() -> Self {
-        let client = client().await;
-        let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-        let parameters = PatchParams::apply("test").force();
-        let definition = crd::definition();
-        definitions.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition)).await.unwrap();
-        let namespaces: Api<Namespace> = Api::all(client.clone());
-        let new = Namespace {
-            metadata: ObjectMeta { generate_name: Some("reconcile-".into()), ..ObjectMeta::default() },
-            ..Namespace::default()
-        };
-        let namespace = namespaces.create(&PostParams::default(), &new).await.unwrap().name_any();
-        let served = || async {
-            Api::<StockPipeline>::namespaced(client.clone(), &namespace).list(&ListParams::default()).await.ok()
-        };
-        until("the definition is served", served).await;
+        let client = kubernetes::client().await;
+        kubernetes::define(&client, PATIENCE).await;
+        let namespace = kubernetes::namespace(&client, "reconcile-").await;
         let stop = CancellationToken::new();
-        let operator = start(&client, &namespace, &stop);
+        let operator = kubernetes::operator(&client, &namespace, "test", &Arc::default(), &stop);
         Self { client, namespace, stop, operator }
     }
 
@@ -121,35 +105,8 @@ impl World {
     }
 }
 
-fn images() -> Images {
-    Images {
-        workloads: "workloads".into(),
-        broker: "broker".into(),
-        database: "database".into(),
-        edge: "edge".into(),
-        pull_policy: None,
-    }
-}
-
-fn start(client: &Client, namespace: &str, stop: &CancellationToken) -> JoinHandle<anyhow::Result<()>> {
-    let images = images();
-    let (client, namespace, stop) = (client.clone(), namespace.to_owned(), stop.clone());
-    tokio::spawn(async move {
-        let metrics = Arc::new(Metrics::default());
-        operator::run::lead(client, images, &namespace, "test", metrics, &stop, CancellationToken::new()).await
-    })
-}
-
-/// Waits for a condition; gives up after 30 s with its name.
-async fn until<T, F: Future<Output = Option<T>>>(condition: &str, mut look: impl FnMut() -> F) -> T {
-    let patience = tokio::time::Instant::now() + Duration::from_secs(30);
-    loop {
-        if let Some(value) = look().await {
-            return value;
-        }
-        assert!(tokio::time::Instant::now() < patience, "in vain: {condition}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+async fn until<T, F: Future<Output = Option<T>>>(condition: &str, look: impl FnMut() -> F) -> T {
+    kubernetes::until(PATIENCE, condition, look).await
 }
 
 #[tokio::test]
@@ -191,14 +148,7 @@ async fn a_second_pass_over_an_unchanged_world_writes_nothing() {
     world.operator.await.unwrap().unwrap();
     let metrics = Arc::new(Metrics::default());
     let stop = CancellationToken::new();
-    let again = {
-        let (client, namespace, stop, metrics) =
-            (world.client.clone(), world.namespace.clone(), stop.clone(), metrics.clone());
-        let images = images();
-        tokio::spawn(async move {
-            operator::run::lead(client, images, &namespace, "again", metrics, &stop, CancellationToken::new()).await
-        })
-    };
+    let again = kubernetes::operator(&world.client, &world.namespace, "again", &metrics, &stop);
     until("two passes were made", || async {
         let text = metrics.text();
         let passes = text.lines().find(|line| line.starts_with("stockpipeline_operator_reconciliations_total"))?;

@@ -4,38 +4,20 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
-use kube::{Api, Client, Config, ResourceExt};
-use operator::crd::{self, StockPipeline};
+use kube::{Api, Client};
+use operator::crd::StockPipeline;
 use serde_json::json;
+
+#[path = "servers/kubernetes.rs"]
+mod kubernetes;
 
 /// A namespace of its own, in a cluster that knows the definition.
 async fn world() -> (Client, String) {
-    let path = std::env::var("STOCK_TEST_KUBECONFIG")
-        .expect("STOCK_TEST_KUBECONFIG is not set: run `make test` or `make integration`");
-    let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    let client = Client::try_from(config).unwrap();
-    let definition = crd::definition();
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let parameters = PatchParams::apply("test").force();
-    definitions.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition)).await.unwrap();
-    let new = Namespace {
-        metadata: ObjectMeta { generate_name: Some("scale-".into()), ..ObjectMeta::default() },
-        ..Namespace::default()
-    };
-    let namespace =
-        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &new).await.unwrap().name_any();
-    let pipelines: Api<StockPipeline> = Api::namespaced(client.clone(), &namespace);
-    let served = tokio::time::timeout(Duration::from_secs(30), async {
-        while pipelines.list(&ListParams::default()).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    });
-    served.await.expect("the definition is served");
+    let client = kubernetes::client().await;
+    kubernetes::define(&client, Duration::from_secs(30)).await;
+    let namespace = kubernetes::namespace(&client, "scale-").await;
     (client, namespace)
 }
 

@@ -12,6 +12,8 @@ mod cost;
 mod crashes;
 mod database;
 mod external;
+#[path = "../servers/kubernetes.rs"]
+mod kubernetes;
 #[path = "../servers/rabbitmq.rs"]
 mod rabbitmq;
 mod relay;

@@ -13,22 +13,22 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, Resource, ResourceExt};
-use operator::crd::{self, StockPipeline, StockPipelineSpec};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, Resource, ResourceExt};
+use operator::crd::{StockPipeline, StockPipelineSpec};
 use operator::metrics::Metrics;
 use operator::names;
-use operator::plan::Images;
 use operator::read::key;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::kubernetes;
 use crate::relay::{Disturbance, Relay};
 
+/// How long a test waits for a condition. Many worlds share two cores.
+const PATIENCE: Duration = Duration::from_secs(100);
 /// The pipeline's name.
 pub const NAME: &str = "demo";
 
@@ -41,45 +41,22 @@ pub struct World {
 /// Kind and name of each object, and what it says.
 pub type Picture = BTreeMap<String, Value>;
 
-async fn client() -> Client {
-    let path = std::env::var("STOCK_TEST_KUBECONFIG")
-        .expect("STOCK_TEST_KUBECONFIG is not set: run `make test` or `make integration`");
-    let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    operator::run::client(config).unwrap()
-}
-
 async fn define(client: &Client) {
     static DEFINED: OnceCell<()> = OnceCell::const_new();
-    let define = || async {
-        let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-        let definition = crd::definition();
-        let parameters = PatchParams::apply("test").force();
-        definitions.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition)).await.unwrap();
-        until("the definition is served", || async {
-            Api::<StockPipeline>::default_namespaced(client.clone()).list(&ListParams::default()).await.ok()
-        })
-        .await;
-    };
-    DEFINED.get_or_init(define).await;
+    DEFINED.get_or_init(|| kubernetes::define(client, PATIENCE)).await;
 }
 
 impl World {
     pub async fn new() -> Self {
-        let client = client().await;
+        let client = operator::run::client(kubernetes::config().await).unwrap();
         define(&client).await;
-        let new = Namespace {
-            metadata: ObjectMeta { generate_name: Some("faults-".into()), ..ObjectMeta::default() },
-            ..Namespace::default()
-        };
-        let namespace = Api::all(client.clone()).create(&PostParams::default(), &new).await.unwrap().name_any();
+        let namespace = kubernetes::namespace(&client, "faults-").await;
         Self { client, namespace }
     }
 
     /// `host:port` of the API server.
     pub fn server(&self) -> String {
-        let kubeconfig = Kubeconfig::read_from(std::env::var("STOCK_TEST_KUBECONFIG").unwrap()).unwrap();
-        let server = kubeconfig.clusters[0].cluster.as_ref().unwrap().server.clone().unwrap();
+        let server = kubernetes::kubeconfig().clusters[0].cluster.as_ref().unwrap().server.clone().unwrap();
         server.trim_start_matches("https://").to_owned()
     }
 
@@ -127,14 +104,7 @@ impl World {
         let relay = Relay::new(&self.client);
         relay.disturb(disturbance);
         let (metrics, stop) = (Arc::new(Metrics::default()), CancellationToken::new());
-        let task = {
-            let (client, namespace) = (relay.client(), self.namespace.clone());
-            let (metrics, stop) = (metrics.clone(), stop.clone());
-            tokio::spawn(async move {
-                operator::run::lead(client, images(), &namespace, "test", metrics, &stop, CancellationToken::new())
-                    .await
-            })
-        };
+        let task = kubernetes::operator(&relay.client(), &self.namespace, "test", &metrics, &stop);
         Operator { relay, metrics, stop, task }
     }
 
@@ -312,31 +282,14 @@ fn normalise(value: &mut Value) {
     }
 }
 
-fn images() -> Images {
-    Images {
-        workloads: "workloads".into(),
-        broker: "broker".into(),
-        database: "database".into(),
-        edge: "edge".into(),
-        pull_policy: None,
-    }
-}
-
 /// Past the test harness, which keeps the output of what succeeds to itself.
 pub fn say(line: &str) {
     drop(writeln!(std::io::stderr(), "{line}"));
 }
 
-/// Waits for a condition; gives up with its name. Many worlds share two cores.
-pub async fn until<T, F: Future<Output = Option<T>>>(condition: &str, mut look: impl FnMut() -> F) -> T {
-    let patience = tokio::time::Instant::now() + Duration::from_secs(100);
-    loop {
-        if let Some(value) = look().await {
-            return value;
-        }
-        assert!(tokio::time::Instant::now() < patience, "in vain: {condition}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+/// Waits for a condition; gives up with its name.
+pub async fn until<T, F: Future<Output = Option<T>>>(condition: &str, look: impl FnMut() -> F) -> T {
+    kubernetes::until(PATIENCE, condition, look).await
 }
 
 /// Where two worlds differ.
