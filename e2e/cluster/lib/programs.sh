@@ -46,11 +46,13 @@ build_helm() {
     step "helm $HELM_VERSION built" logged "$CACHE/log/helm.log" install_helm
 }
 
-install_helm() {
-    local folder=$CACHE/build/helm
+install_helm() { go_install helm "helm.sh/helm/v3/cmd/helm@v$HELM_VERSION" "$CACHE/bin/helm-$HELM_VERSION"; }
+
+# go_install NAME MODULE BINARY: an interrupted build leaves no such file.
+go_install() {
+    local folder=$CACHE/build/$1
     mkdir -p "$folder" || return
-    CGO_ENABLED=0 GOFLAGS='' GOBIN=$folder go install -trimpath -ldflags "-s -w" "helm.sh/helm/v3/cmd/helm@v$HELM_VERSION" &&
-        mv "$folder/helm" "$CACHE/bin/helm-$HELM_VERSION"
+    CGO_ENABLED=0 GOFLAGS='' GOBIN=$folder go install -trimpath -ldflags "-s -w" "$2" && mv "$folder/$1" "$3"
 }
 
 kwok_binary() { echo "$CACHE/bin/kwok-$KWOK_VERSION"; }
@@ -62,12 +64,7 @@ build_kwok() {
     step "kwok $KWOK_VERSION built" logged "$CACHE/log/kwok.log" install_kwok
 }
 
-install_kwok() {
-    local folder=$CACHE/build/kwok
-    mkdir -p "$folder" || return
-    CGO_ENABLED=0 GOFLAGS='' GOBIN=$folder go install -trimpath -ldflags "-s -w" "sigs.k8s.io/kwok/cmd/kwok@v$KWOK_VERSION" &&
-        mv "$folder/kwok" "$(kwok_binary)"
-}
+install_kwok() { go_install kwok "sigs.k8s.io/kwok/cmd/kwok@v$KWOK_VERSION" "$(kwok_binary)"; }
 
 # The folder with one link per command; a program with its own name is what `ps` then shows.
 kubernetes_links() {
