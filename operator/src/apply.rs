@@ -26,7 +26,7 @@ use crate::objects::{Objects, fingerprint};
 use crate::ownership;
 use crate::plan::Plan;
 use crate::volumes::{self, Next, Volumes};
-use crate::watch::Stores;
+use crate::watch::{self, Stores};
 
 /// Objects that need no further look: uid and the resource version at which they were found as wanted, or came back from an apply. The server may
 /// keep one in a form of its own however often it is applied: another writer's element in a list is one such case; server-side apply
@@ -79,7 +79,7 @@ pub async fn apply(
     target.sync(&stores.services, services).await;
     target.sync(&stores.network_policies, network_policies).await;
     target.sync(&stores.pod_disruption_budgets, pod_disruption_budgets).await;
-    let stateful_sets = target.sync_sets(&stores.stateful_sets, stateful_sets, made_anew).await;
+    let stateful_sets = target.sync_but(&stores.stateful_sets, stateful_sets, made_anew).await;
     let deployments = target.sync(&stores.deployments, deployments).await;
     target.sync_jobs(&stores.jobs, jobs).await;
     if stores.pod_monitors.is_served() {
@@ -131,36 +131,20 @@ impl Target<'_> {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
-        let names: Vec<String> = wanted.iter().map(ResourceExt::name_any).collect();
-        let present = self.apply_all(&api, store, wanted).await;
-        self.prune_all(&api, store, |live| !names.contains(&live.name_any())).await;
-        present
+        self.sync_but(store, wanted, Vec::new()).await
     }
 
-    /// Like [`Self::sync`]; those that are to be made anew are wanted, and left alone until they are gone.
-    async fn sync_sets(
-        &mut self,
-        store: &Store<StatefulSet>,
-        wanted: Vec<StatefulSet>,
-        made_anew: Vec<StatefulSet>,
-    ) -> Vec<StatefulSet> {
-        let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &self.plan.namespace);
-        let names: Vec<String> = wanted.iter().chain(&made_anew).map(ResourceExt::name_any).collect();
-        let mut present = self.apply_all(&api, store, wanted).await;
-        present.extend(made_anew);
-        self.prune_all(&api, store, |live| !names.contains(&live.name_any())).await;
-        present
-    }
-
-    async fn apply_all<K>(&mut self, api: &Api<K>, store: &Store<K>, wanted: Vec<K>) -> Vec<K>
+    /// The same; those `left_alone` are wanted, and are as they are.
+    async fn sync_but<K>(&mut self, store: &Store<K>, wanted: Vec<K>, left_alone: Vec<K>) -> Vec<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
-        let mut present = Vec::with_capacity(wanted.len());
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
+        let names: Vec<String> = wanted.iter().chain(&left_alone).map(ResourceExt::name_any).collect();
+        let mut present = Vec::with_capacity(names.len());
         for object in wanted {
             let name = object.name_any();
-            match self.apply_one(api, store, object).await {
+            match self.apply_one(&api, store, object).await {
                 Ok(live) => present.push(live),
                 Err(error) => {
                     self.failures.push(error);
@@ -170,6 +154,8 @@ impl Target<'_> {
                 }
             }
         }
+        present.extend(left_alone);
+        self.prune_all(&api, store, |live| !names.contains(&live.name_any())).await;
         present
     }
 
@@ -206,7 +192,8 @@ impl Target<'_> {
 
     /// Those of the pipeline, by label: a StatefulSet takes any claim of the right name.
     fn claims_and_pods(&self, stores: &Stores) -> (Vec<PersistentVolumeClaim>, Vec<Pod>) {
-        (of_pipeline(&stores.claims, self.plan), of_pipeline(&stores.pods, self.plan))
+        let (namespace, name) = (&self.plan.namespace, &self.plan.name);
+        (watch::of_pipeline(&stores.claims, namespace, name), watch::of_pipeline(&stores.pods, namespace, name))
     }
 
     /// A Job cannot be changed: one that is to be another goes first, and comes again in a later pass.
@@ -320,16 +307,6 @@ impl Target<'_> {
             Err(error) => Err(Error::kubernetes("delete", kind, name)(error)),
         }
     }
-}
-
-fn of_pipeline<K>(store: &Store<K>, plan: &Plan) -> Vec<K>
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-{
-    let here = |object: &K| {
-        object.namespace().as_ref() == Some(&plan.namespace) && object.labels().get(names::INSTANCE) == Some(&plan.name)
-    };
-    store.state().iter().filter(|object| here(object.as_ref())).map(|object| object.as_ref().clone()).collect()
 }
 
 /// The value of the annotation [`names::APPLIED`] for an object as it is built.

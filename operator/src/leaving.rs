@@ -96,9 +96,7 @@ pub fn companies(
 ) -> Vec<Leaving> {
     let mut leaving: Vec<Leaving> = deployments
         .iter()
-        .filter(|deployment| {
-            deployment.labels().get(names::COMPONENT).map(String::as_str) == Some(Part::Consumer.name())
-        })
+        .filter(|deployment| names::is_of(*deployment, Part::Consumer))
         .filter_map(|deployment| {
             let written = remembered(deployment)?;
             let symbol = &written.symbol;
@@ -124,10 +122,9 @@ pub fn companies(
 }
 
 /// Whether a publisher or consumer of a company runs or may still run.
-fn has_pods(symbol: &str, part: Part, pods: &[Pod]) -> bool {
-    let labels = names::company_selector("", part, &names::slug(symbol));
-    let same = |pod: &Pod, label| pod.labels().get(label) == labels.get(label);
-    pods.iter().any(|pod| same(pod, names::COMPONENT) && same(pod, names::COMPANY))
+pub(crate) fn has_pods(symbol: &str, part: Part, pods: &[Pod]) -> bool {
+    let slug = names::slug(symbol);
+    pods.iter().any(|pod| names::is_of(pod, part) && pod.labels().get(names::COMPANY) == Some(&slug))
 }
 
 /// The company that a Deployment of consumers is of. One of an older operator, or one that somebody edited, is drained.

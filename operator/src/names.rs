@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
 /// Field manager of every write, and the value of the managed-by label.
@@ -71,6 +73,11 @@ impl Part {
     }
 }
 
+/// Whether an object is of a part, by its label.
+pub fn is_of<K: ResourceExt>(object: &K, part: Part) -> bool {
+    object.labels().get(COMPONENT).is_some_and(|component| component == part.name())
+}
+
 /// `<pipeline>-<part>`: the StatefulSet or Deployment of a part, its ConfigMap and its Service.
 pub fn part(pipeline: &str, part: Part) -> String {
     format!("{pipeline}-{}", part.name())
@@ -133,6 +140,20 @@ pub fn selector(pipeline: &str, part: Part) -> BTreeMap<String, String> {
         (INSTANCE.into(), pipeline.into()),
         (COMPONENT.into(), part.name().into()),
     ])
+}
+
+/// What selects the pods of several components of a pipeline.
+pub fn components_selector(pipeline: &str, components: &[&str]) -> LabelSelector {
+    let mut labels = selector(pipeline, Part::Broker);
+    labels.remove(COMPONENT);
+    LabelSelector {
+        match_labels: Some(labels),
+        match_expressions: Some(vec![LabelSelectorRequirement {
+            key: COMPONENT.into(),
+            operator: "In".into(),
+            values: Some(components.iter().map(|component| (*component).to_owned()).collect()),
+        }]),
+    }
 }
 
 /// [`selector`] of a part for one company.

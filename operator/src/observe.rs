@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
+use wire::env::default::{MONGODB_COLLECTION, MONGODB_DB};
 
 use crate::broker::{self, BrokerError};
 use crate::claims;
@@ -143,6 +144,11 @@ fn in_trouble(reason: String) -> System {
     System { ready: 0, waiting_for: Some(reason), trouble: true }
 }
 
+/// Whether what an external part said counts until figures are due: it serves, at the address that it has now.
+fn still_counts(of: &str, system: &System, fingerprint: &str) -> bool {
+    of == fingerprint && system.waiting_for.is_none()
+}
+
 async fn ask_broker(
     http: &reqwest::Client,
     plan: &Plan,
@@ -152,9 +158,8 @@ async fn ask_broker(
 ) -> Broker {
     let fingerprint = address.fingerprint.clone();
     if let Some((of, system, unattended)) = said
-        && of == fingerprint
-        && system.waiting_for.is_none()
         && !figures
+        && still_counts(&of, &system, &fingerprint)
     {
         return Broker::Theirs(Some(of), system, unattended, Queues::default());
     }
@@ -182,16 +187,14 @@ async fn ask_database(
 ) -> Database {
     let fingerprint = address.fingerprint.clone();
     if let Some((of, system)) = said
-        && of == fingerprint
-        && system.waiting_for.is_none()
         && !figures
+        && still_counts(&of, &system, &fingerprint)
     {
         return Database::Theirs(Some(of), system, None);
     }
     let _permit = external::ASKED.acquire().await.ok();
     let companies = if figures { plan.symbols() } else { Vec::new() };
-    let (database, collection) = (wire::env::default::MONGODB_DB, wire::env::default::MONGODB_COLLECTION);
-    match database::external::look(address, database, collection, &companies).await {
+    match database::external::look(address, MONGODB_DB, MONGODB_COLLECTION, &companies).await {
         Ok(latest) => {
             let system = System { ready: 0, waiting_for: None, trouble: false };
             Database::Theirs(Some(fingerprint), system, figures.then_some(latest))
@@ -201,15 +204,10 @@ async fn ask_database(
 }
 
 async fn latest_windows(plan: &Plan) -> BTreeMap<String, Latest> {
-    windows::latest_windows(
-        &plan.database_url(),
-        wire::env::default::MONGODB_DB,
-        wire::env::default::MONGODB_COLLECTION,
-        &plan.symbols(),
-    )
-    .await
-    .inspect_err(|error| tracing::warn!(%error, "cannot read the newest windows"))
-    .unwrap_or_default()
+    windows::latest_windows(&plan.database_url(), MONGODB_DB, MONGODB_COLLECTION, &plan.symbols())
+        .await
+        .inspect_err(|error| tracing::warn!(%error, "cannot read the newest windows"))
+        .unwrap_or_default()
 }
 
 fn figures_of(plan: &Plan, seen: &Seen, latest: &BTreeMap<String, Latest>) -> BTreeMap<String, Figures> {
@@ -234,13 +232,12 @@ async fn tell(plan: &Plan, told: &BTreeSet<String>, seen: &mut Seen) {
     if drained.is_empty() && others.is_empty() {
         return;
     }
-    let (database, collection) = (wire::env::default::MONGODB_DB, wire::env::default::MONGODB_COLLECTION);
     let (url, ours) = match &plan.external.database {
         None => (plan.database_url(), true),
         Some(Ok(address)) => (address.url.clone(), false),
         Some(Err(_)) => return,
     };
-    match drain::tell(&url, database, collection, &drained, &others).await {
+    match drain::tell(&url, MONGODB_DB, MONGODB_COLLECTION, &drained, &others).await {
         Ok(()) => seen.told = Some(drained),
         // Nothing that somebody else's database answers is repeated.
         Err(_) if !ours => tracing::warn!("cannot tell the consumers what is drained, to be tried again"),

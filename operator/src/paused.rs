@@ -2,9 +2,9 @@
 //! Rule: what is left is a figure or not said at all, and who waits for an empty queue learns what keeps it from that.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::ResourceExt;
 
 use crate::crd::CompanyStatus;
+use crate::leaving;
 use crate::names::{self, Part};
 use crate::status::{self, Seen, reason};
 
@@ -15,7 +15,7 @@ const NAMED: usize = 3;
 
 /// The condition of a pipeline that is to be paused. `companies` are what the status says of them.
 pub(crate) fn condition(seen: &Seen, companies: &[CompanyStatus]) -> Condition {
-    let publishers = seen.pods.iter().filter(|pod| is_publisher(*pod)).count();
+    let publishers = seen.pods.iter().filter(|pod| names::is_of(*pod, Part::Publisher)).count();
     let staying: Vec<&CompanyStatus> = companies.iter().filter(|company| company.leaving.is_none()).collect();
     let undrained: Vec<&&CompanyStatus> = staying.iter().filter(|company| company.left != Some(0)).collect();
     if publishers == 0 && undrained.is_empty() {
@@ -51,13 +51,7 @@ fn left_of(company: &CompanyStatus, seen: &Seen) -> String {
 /// Why a queue that our publisher has left does not run empty.
 pub(crate) fn others_publish(seen: &Seen, symbol: &str) -> Option<&'static str> {
     let published = seen.queues.get(symbol).is_some_and(|queue| queue.published);
-    let slug = names::slug(symbol);
-    let ours = || seen.pods.iter().any(|pod| is_publisher(pod) && pod.labels().get(names::COMPANY) == Some(&slug));
-    (published && !ours()).then_some(
+    (published && !leaving::has_pods(symbol, Part::Publisher, &seen.pods)).then_some(
         "another program publishes to its queue, which nobody here can stop: its events go on being averaged and stored",
     )
-}
-
-fn is_publisher<K: ResourceExt>(pod: &K) -> bool {
-    pod.labels().get(names::COMPONENT).map(String::as_str) == Some(Part::Publisher.name())
 }

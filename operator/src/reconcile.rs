@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
@@ -30,7 +29,7 @@ use crate::plan::{Images, MayLoseOne, Plan, address_annotation};
 use crate::read::{self, Credentials};
 use crate::roll;
 use crate::status::{self, BrokerNodes, Seen};
-use crate::watch::{Guarded, Stores};
+use crate::watch::{self, Guarded, Stores};
 
 /// Pipelines whose objects are applied at the same time.
 pub const APPLYING: usize = 8;
@@ -298,13 +297,11 @@ impl Context {
     /// What the watches know of a pipeline's children.
     fn look_around(&self, pipeline: &StockPipeline) -> Seen {
         let (uid, name, namespace) = (pipeline.uid().unwrap_or_default(), pipeline.name_any(), pipeline.namespace());
-        let (sets, deployments, pods) =
-            (self.stores.stateful_sets.state(), self.stores.deployments.state(), self.stores.pods.state());
-        let of_pipeline = |pod: &Pod| pod.namespace() == namespace && pod.labels().get(names::INSTANCE) == Some(&name);
+        let (sets, deployments) = (self.stores.stateful_sets.state(), self.stores.deployments.state());
         Seen {
             stateful_sets: owned(sets, &uid).iter().map(|set| set.as_ref().clone()).collect(),
             deployments: owned(deployments, &uid).iter().map(|deployment| status::what_is_read(deployment)).collect(),
-            pods: pods.iter().filter(|pod| of_pipeline(pod)).map(|pod| pod.as_ref().clone()).collect(),
+            pods: watch::of_pipeline(&self.stores.pods, &namespace.unwrap_or_default(), &name),
             ..Seen::default()
         }
     }

@@ -74,8 +74,7 @@ pub struct Seen {
 impl Seen {
     /// The StatefulSet of a part.
     pub fn set(&self, part: Part) -> Option<&StatefulSet> {
-        let of_part = |set: &&StatefulSet| set.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name());
-        self.stateful_sets.iter().find(of_part)
+        self.stateful_sets.iter().find(|set| names::is_of(*set, part))
     }
 
     /// The pods of a part that have to be made anew for their volume.
@@ -232,11 +231,16 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     let publishers = if spec.publisher.enabled && !spec.paused { company_count } else { 0 };
     let broker = match &spec.broker.external {
         Some(_) => external(Part::Broker, "BrokerReady", seen.broker.as_ref(), seen.unattended.as_deref()),
-        None => set(seen, now, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref()),
+        None => {
+            with_growth(set(seen, now, Part::Broker, "BrokerReady", spec.broker.replicas, seen.broker.as_ref()), seen)
+        }
     };
     let database = match &spec.database.external {
         Some(_) => external(Part::Database, "DatabaseReady", seen.database.as_ref(), None),
-        None => set(seen, now, Part::Database, "DatabaseReady", spec.database.replicas, seen.database.as_ref()),
+        None => {
+            let replicas = spec.database.replicas;
+            with_growth(set(seen, now, Part::Database, "DatabaseReady", replicas, seen.database.as_ref()), seen)
+        }
     };
     // A majority of the nodes serves all queues that have one.
     let majority =
@@ -370,24 +374,16 @@ fn external(part: Part, type_: &'static str, system: Option<&System>, unattended
     Judgement { type_, part, ready: 0, wanted: 0, reason, message, trouble }
 }
 
-/// Judges a StatefulSet, the system that runs in it, and its volumes.
-fn set(
-    seen: &Seen,
-    now: Timestamp,
-    part: Part,
-    type_: &'static str,
-    wanted: i32,
-    system: Option<&System>,
-) -> Judgement {
-    let mut judgement = set_and_system(seen, now, part, type_, wanted, system);
-    // Growing takes nothing from what serves.
-    if let Some(growing) = seen.volumes.get(&part).and_then(|volumes| volumes.growing.as_deref()) {
+/// Tells that volumes grow beside what else is said: it takes nothing from what serves.
+fn with_growth(mut judgement: Judgement, seen: &Seen) -> Judgement {
+    if let Some(growing) = seen.volumes.get(&judgement.part).and_then(|volumes| volumes.growing.as_deref()) {
         judgement.message = format!("{}; {growing}", judgement.message);
     }
     judgement
 }
 
-fn set_and_system(
+/// Judges a StatefulSet and the system that runs in it.
+fn set(
     seen: &Seen,
     now: Timestamp,
     part: Part,
@@ -470,10 +466,9 @@ fn deployed(
 }
 
 fn deployments_of(seen: &Seen, part: Part) -> impl Iterator<Item = &Deployment> {
-    seen.deployments.iter().filter(move |deployment| {
-        deployment.metadata.deletion_timestamp.is_none()
-            && deployment.labels().get(names::COMPONENT).map(String::as_str) == Some(part.name())
-    })
+    seen.deployments
+        .iter()
+        .filter(move |deployment| deployment.metadata.deletion_timestamp.is_none() && names::is_of(*deployment, part))
 }
 
 /// Why a Deployment cannot even make its pods (Kubernetes, `ReplicaFailure`).

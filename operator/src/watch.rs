@@ -112,6 +112,18 @@ fn instance<K: Resource>(object: &K) -> Option<ObjectRef<Guarded>> {
     Some(ObjectRef::new(object.labels().get(names::INSTANCE)?).within(namespace))
 }
 
+/// The objects of a store that belong to a pipeline, by label.
+pub fn of_pipeline<K>(store: &Store<K>, namespace: &str, name: &str) -> Vec<K>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let here = |object: &K| {
+        object.namespace().as_deref() == Some(namespace)
+            && object.labels().get(names::INSTANCE).is_some_and(|instance| instance == name)
+    };
+    store.state().iter().filter(|object| here(object.as_ref())).map(|object| object.as_ref().clone()).collect()
+}
+
 /// Objects of one answer while a store is filled: it is in memory as text, as values and as objects at once.
 const PAGE: u32 = 50;
 

@@ -54,6 +54,8 @@ pub const BOOKKEEPING: [&str; 2] = [field::SEQUENCES, field::MARKS];
 
 /// Names of the fields of a lease that more than the consumers know; its `_id` is the company's symbol.
 pub mod lease {
+    /// Until this time of the database's clock somebody works for the company.
+    pub const UNTIL: &str = "until";
     /// Until this time of the database's clock a window is not kept waiting for events that will not come.
     pub const DRAIN_UNTIL: &str = "drainUntil";
 }

@@ -9,7 +9,6 @@ use lapin::protocol::AMQPErrorKind::{Hard, Soft};
 use lapin::protocol::{AMQPHardError, AMQPSoftError};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, ErrorKind};
-use serde_json::{Map, Value};
 use tokio::time::timeout;
 use wire::queue::QueueType;
 
@@ -176,21 +175,14 @@ fn prefix(pipeline: &str) -> String {
 
 /// The policies of a pipeline's queues on a broker that may have others, by name: what [`decision::policies`] sets for all queues of ours.
 pub fn policies(pipeline: &str, companies: &[String]) -> BTreeMap<String, Policy> {
-    let timeout = ("consumer-timeout", Value::from(CONSUMER_TIMEOUT_MILLIS));
-    let no_limit = ("delivery-limit", Value::from(-1));
-    let kinds = [("quorum", vec![no_limit, timeout.clone()]), ("classic", vec![timeout])];
+    let kinds = decision::policies().map(|(_, policy)| policy);
     let mut policies = BTreeMap::new();
     for (index, companies) in companies.chunks(TOGETHER).enumerate() {
         let names: Vec<String> = companies.iter().map(|company| literal(company)).collect();
-        for (kind, definition) in &kinds {
-            let definition: Map<String, Value> =
-                definition.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-            let policy = Policy {
-                pattern: format!("^(?:{})(?:/dead-letters)?$", names.join("|")),
-                apply_to: format!("{kind}_queues"),
-                priority: PRIORITY,
-                definition,
-            };
+        for of_all in &kinds {
+            let kind = of_all.apply_to.trim_end_matches("_queues");
+            let pattern = format!("^(?:{})(?:/dead-letters)?$", names.join("|"));
+            let policy = Policy { pattern, priority: PRIORITY, ..of_all.clone() };
             policies.insert(format!("{}{kind}-{index}", prefix(pipeline)), policy);
         }
     }

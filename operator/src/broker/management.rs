@@ -206,10 +206,7 @@ impl Management<'_> {
     /// # Errors
     /// See [`Failure`].
     pub async fn delete_policy(&self, name: &str) -> Result<(), Failure> {
-        match send(self.request(Method::DELETE, &self.of_host("policies", name))).await {
-            Ok(_) | Err(Failure::Refused { status: 404, .. }) => Ok(()),
-            Err(failure) => Err(failure),
-        }
+        self.delete(&self.of_host("policies", name)).await
     }
 
     /// Makes a durable queue whose only argument is its type; any other argument would bring programs that declare the
@@ -246,10 +243,7 @@ impl Management<'_> {
     /// # Errors
     /// See [`Failure`].
     pub async fn delete_queue(&self, name: &str) -> Result<(), Failure> {
-        match send(self.request(Method::DELETE, &self.of_host("queues", name))).await {
-            Ok(_) | Err(Failure::Refused { status: 404, .. }) => Ok(()),
-            Err(failure) => Err(failure),
-        }
+        self.delete(&self.of_host("queues", name)).await
     }
 
     /// Gives a quorum queue a replica on a node. Does nothing when it has one.
@@ -291,6 +285,13 @@ impl Management<'_> {
     fn of_host(&self, kind: &str, name: &str) -> String {
         let all = format!("{kind}/{}", encode(self.virtual_host));
         if name.is_empty() { all } else { format!("{all}/{}", encode(name)) }
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), Failure> {
+        match send(self.request(Method::DELETE, path)).await {
+            Ok(_) | Err(Failure::Refused { status: 404, .. }) => Ok(()),
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {

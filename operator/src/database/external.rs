@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use mongodb::Client;
 use mongodb::bson::doc;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria, ServerMonitoringMode};
+use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria};
 use tokio::time::timeout;
 
 use super::client::{close, code, code_of};
-use super::windows::{self, Latest, READ, TOGETHER};
+use super::windows::{self, Latest, READ};
 use crate::external::{DatabaseAddress, malformed_database};
 
 /// Server error code of an act that the user has no right to (mongod, `error_codes.yml`).
@@ -41,13 +41,7 @@ pub async fn look(
         Ok(Err(_)) => return Err(malformed_database(&address.source)),
         Err(_) => return Err(silent("the DNS does not tell its members")),
     };
-    options.app_name = Some("stockpipeline-operator".to_owned());
-    options.connect_timeout = Some(READ);
-    options.server_selection_timeout = Some(READ);
-    options.max_pool_size = Some(TOGETHER);
-    options.server_monitoring_mode = Some(ServerMonitoringMode::Poll);
-    let preference = SelectionCriteria::ReadPreference(ReadPreference::PrimaryPreferred { options: None });
-    options.selection_criteria = Some(preference);
+    windows::bound(&mut options);
     let Ok(client) = Client::with_options(options) else { return Err(malformed_database(&address.source)) };
     let answer = timeout(READ, ask(&client, database, collection, companies)).await;
     close(client).await;

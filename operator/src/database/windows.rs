@@ -19,7 +19,7 @@ use super::document::integer;
 /// Longest time for all companies together.
 pub(super) const READ: Duration = Duration::from_secs(3);
 /// Reads under way at once; the client holds as many connections.
-pub(super) const TOGETHER: u32 = 2;
+const TOGETHER: u32 = 2;
 
 /// The newest window of a company.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +48,17 @@ pub async fn latest_windows(
     as_application(address, act, async |client| read(client, database, collection, companies).await).await
 }
 
+/// Bounds a client that lives for one errand; without a primary it reads where it can.
+pub(super) fn bound(options: &mut ClientOptions) {
+    options.app_name = Some("stockpipeline-operator".to_owned());
+    options.connect_timeout = Some(READ);
+    options.server_selection_timeout = Some(READ);
+    options.max_pool_size = Some(TOGETHER);
+    options.selection_criteria =
+        Some(SelectionCriteria::ReadPreference(ReadPreference::PrimaryPreferred { options: None }));
+    options.server_monitoring_mode = Some(ServerMonitoringMode::Poll);
+}
+
 /// Does something with a client of the application user that lives no longer than that. Takes at most three seconds.
 pub(super) async fn as_application<T>(
     address: &str,
@@ -61,13 +72,7 @@ pub(super) async fn as_application<T>(
     };
     let members: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
     let members = members.join(",");
-    options.app_name = Some("stockpipeline-operator".to_owned());
-    options.connect_timeout = Some(READ);
-    options.server_selection_timeout = Some(READ);
-    options.max_pool_size = Some(TOGETHER);
-    options.selection_criteria =
-        Some(SelectionCriteria::ReadPreference(ReadPreference::PrimaryPreferred { options: None }));
-    options.server_monitoring_mode = Some(ServerMonitoringMode::Poll);
+    bound(&mut options);
     let client = match Client::with_options(options) {
         Ok(client) => client,
         Err(error) => return Err(failed(&members, code_of(&error), first_line(&error))),

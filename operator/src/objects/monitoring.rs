@@ -1,7 +1,7 @@
 //! What Prometheus is told of a pipeline: one PodMonitor for broker, publishers, consumers and liveview.
 //! Rule: the labels that the chart's alerts and dashboard go by, `pipeline`, `component` and `company`, are made here.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Objects;
 use crate::names::{self, Part};
@@ -16,10 +16,10 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     if !plan.monitoring.enabled {
         return;
     }
-    let mut selector = names::selector(&plan.name, Part::Broker);
-    selector.remove(names::COMPONENT);
+    let selector = names::components_selector(&plan.name, &PARTS.map(Part::name));
+    let own = selector.match_labels.clone().unwrap_or_default();
     let mut labels = plan.monitoring.labels.clone();
-    labels.extend(names::labels(&selector));
+    labels.extend(names::labels(&own));
     // Broker, publishers and consumers call the port `metrics`; liveview has its figures on that of its page.
     let endpoint = |port: &str| Endpoint {
         port: port.into(),
@@ -34,18 +34,8 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         .into(),
     };
     objects.pod_monitors.push(PodMonitor {
-        metadata: ObjectMeta { labels: Some(labels), ..super::metadata(plan, plan.name.clone(), &selector) },
-        spec: PodMonitorSpec {
-            selector: LabelSelector {
-                match_labels: Some(selector),
-                match_expressions: Some(vec![LabelSelectorRequirement {
-                    key: names::COMPONENT.into(),
-                    operator: "In".into(),
-                    values: Some(PARTS.map(|part| part.name().to_owned()).into()),
-                }]),
-            },
-            pod_metrics_endpoints: vec![endpoint("metrics"), endpoint("http")],
-        },
+        metadata: ObjectMeta { labels: Some(labels), ..super::metadata(plan, plan.name.clone(), &own) },
+        spec: PodMonitorSpec { selector, pod_metrics_endpoints: vec![endpoint("metrics"), endpoint("http")] },
     });
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
     NetworkPolicySpec,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use wire::env;
 
@@ -130,16 +130,7 @@ fn operator(plan: &Plan) -> NetworkPolicyPeer {
 
 /// The broker's nodes, and what takes one of them out of the cluster.
 fn broker_selector(plan: &Plan) -> LabelSelector {
-    let mut labels = names::selector(&plan.name, Part::Broker);
-    labels.remove(names::COMPONENT);
-    LabelSelector {
-        match_labels: Some(labels),
-        match_expressions: Some(vec![LabelSelectorRequirement {
-            key: names::COMPONENT.into(),
-            operator: "In".into(),
-            values: Some(vec![Part::Broker.name().into(), names::BROKER_LEAVE.into()]),
-        }]),
-    }
+    names::components_selector(&plan.name, &[Part::Broker.name(), names::BROKER_LEAVE])
 }
 
 fn of_broker(plan: &Plan) -> NetworkPolicyPeer {

@@ -11,7 +11,7 @@ use mongodb::options::{Acknowledgment, CollectionOptions, ReturnDocument, WriteC
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use wire::Symbol;
-use wire::window::lease::DRAIN_UNTIL;
+use wire::window::lease::{DRAIN_UNTIL, UNTIL};
 
 use crate::database::{explain, is_duplicate_key};
 
@@ -32,7 +32,6 @@ const PREDECESSOR_SILENT: Duration = Duration::from_millis(1500);
 mod field {
     pub const HOLDER: &str = "holder";
     pub const POD: &str = "pod";
-    pub const UNTIL: &str = "until";
 }
 
 /// One consumer's claim to its company.
@@ -106,7 +105,7 @@ impl Lease {
     /// Lets another consumer take over at once.
     pub async fn release(&self) {
         let ours = doc! {"_id": self.company.as_str(), field::HOLDER: &self.holder};
-        let over = doc! {"$unset": {field::UNTIL: ""}};
+        let over = doc! {"$unset": {UNTIL: ""}};
         if let Ok(Err(error)) = timeout(RENEW, self.leases.update_one(ours, over)).await {
             tracing::debug!("releasing the lease: {}", explain(&error));
         }
@@ -143,18 +142,18 @@ impl Lease {
         let mut free = vec![
             doc! {"$eq": [current(field::HOLDER), literal(&self.holder)]},
             // A missing time is less than any.
-            doc! {"$lte": [current(field::UNTIL), "$$NOW"]},
+            doc! {"$lte": [current(UNTIL), "$$NOW"]},
         ];
         let silent_since = millis(TIME_TO_LIVE - PREDECESSOR_SILENT);
         free.extend(self.pod.iter().map(|pod| {
-            let silent = doc! {"$lte": [current(field::UNTIL), {"$add": ["$$NOW", silent_since]}]};
+            let silent = doc! {"$lte": [current(UNTIL), {"$add": ["$$NOW", silent_since]}]};
             doc! {"$and": [{"$eq": [current(field::POD), literal(pod)]}, silent]}
         }));
         let ours = |value: Document, name: &str| doc! {"$cond": [{"$or": &free}, value, current(name)]};
         vec![doc! {"$set": {
             field::HOLDER: ours(literal(&self.holder), field::HOLDER),
             field::POD: ours(literal(self.pod.as_deref().unwrap_or_default()), field::POD),
-            field::UNTIL: ours(doc! {"$add": ["$$NOW", millis(TIME_TO_LIVE)]}, field::UNTIL),
+            UNTIL: ours(doc! {"$add": ["$$NOW", millis(TIME_TO_LIVE)]}, UNTIL),
         }}]
     }
 }
@@ -162,7 +161,7 @@ impl Lease {
 /// Whether a lease that was renewed this moment says that its company is being drained.
 fn is_draining(lease: &Document) -> bool {
     let time = |name| lease.get_datetime(name).map(|time| time.timestamp_millis());
-    let (Ok(drain_until), Ok(until)) = (time(DRAIN_UNTIL), time(field::UNTIL)) else { return false };
+    let (Ok(drain_until), Ok(until)) = (time(DRAIN_UNTIL), time(UNTIL)) else { return false };
     // The database's clock, as it was when it renewed the lease.
     drain_until > until - millis(TIME_TO_LIVE)
 }
@@ -182,11 +181,11 @@ mod tests {
         let renewed_at = 1_800_000_000_000;
         let lease = |drain_until: i64| {
             let until = DateTime::from_millis(renewed_at + millis(TIME_TO_LIVE));
-            doc! {field::UNTIL: until, DRAIN_UNTIL: DateTime::from_millis(drain_until)}
+            doc! {UNTIL: until, DRAIN_UNTIL: DateTime::from_millis(drain_until)}
         };
         assert!(is_draining(&lease(renewed_at + 1)));
         assert!(!is_draining(&lease(renewed_at)));
-        assert!(!is_draining(&doc! {field::UNTIL: DateTime::from_millis(renewed_at)}));
+        assert!(!is_draining(&doc! {UNTIL: DateTime::from_millis(renewed_at)}));
         assert!(!is_draining(&doc! {DRAIN_UNTIL: true}));
     }
 }

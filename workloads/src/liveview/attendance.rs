@@ -9,6 +9,7 @@ use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use wire::window::lease::UNTIL;
 
 use crate::database::explain;
 
@@ -53,11 +54,11 @@ pub async fn unattended(windows: &Collection<Document>) -> mongodb::error::Resul
     let database = windows.client().database(&windows.namespace().db);
     let leases = database.collection::<Document>(&wire::window::leases(windows.name()));
     // A missing time is less than any.
-    let over = doc! {"$expr": {"$lte": ["$until", "$$NOW"]}};
-    let found: Vec<Document> = leases.find(over).projection(doc! {"until": 1}).await?.try_collect().await?;
+    let over = doc! {"$expr": {"$lte": [format!("${UNTIL}"), "$$NOW"]}};
+    let found: Vec<Document> = leases.find(over).projection(doc! {UNTIL: 1}).await?.try_collect().await?;
     let entry = |lease: &Document| {
         let company = lease.get("_id").and_then(Bson::as_str)?.to_owned();
-        let until = lease.get_datetime("until").ok().and_then(|time| time.try_to_rfc3339_string().ok());
+        let until = lease.get_datetime(UNTIL).ok().and_then(|time| time.try_to_rfc3339_string().ok());
         Some((company, until.unwrap_or_default()))
     };
     Ok(found.iter().filter_map(entry).collect())
