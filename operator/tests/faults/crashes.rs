@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use operator::crd::StockPipeline;
 use operator::names::{self, Part};
@@ -105,6 +105,19 @@ impl Change {
         }
     }
 
+    /// Waits for what the change leads to, where silence of the operator may also mean that it has not heard of it yet.
+    async fn comes_to_pass(self, world: &World) {
+        if self == Self::Roll {
+            until("the old pods are evicted", || async {
+                // The StatefulSet controller as well looks again, whenever the set has changed.
+                self.happen(world).await;
+                let pods = world.api::<Pod>().list(&ListParams::default()).await.unwrap();
+                (pods.items.len() == 1).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// What is deleted or evicted, and nothing else.
     fn takes_away(self) -> BTreeSet<&'static str> {
         match self {
@@ -140,7 +153,7 @@ impl Change {
         }
         operator.relay.disturb(crash.map_or(Disturbance::None, Disturbance::crash));
         self.happen(&world).await;
-        let died = operator.dies(&world).await;
+        let died = operator.dies(&world, self.comes_to_pass(&world)).await;
         let mut writes = operator.relay.writes();
         if died {
             let credentials = world.credentials().await;
@@ -207,7 +220,7 @@ async fn deleted_after(crash: (usize, Moment)) -> bool {
     let mut first = world.operator();
     first.relay.disturb(Disturbance::crash(crash));
     world.create(json!({})).await;
-    if !first.dies(&world).await {
+    if !first.dies(&world, ready(())).await {
         world.end().await;
         return false;
     }

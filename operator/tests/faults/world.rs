@@ -208,11 +208,15 @@ impl Operator {
         .await;
     }
 
-    /// Ends at once, as by a power cut, when its relay says so; false when it settled before.
-    pub async fn dies(&mut self, world: &World) -> bool {
+    /// Ends at once, as by a power cut, when its relay says so; false when `change` came to pass and it settled before.
+    pub async fn dies(&mut self, world: &World, change: impl Future<Output = ()>) -> bool {
+        let survives = async {
+            change.await;
+            self.settles(world).await;
+        };
         let died = tokio::select! {
             () = self.relay.death() => true,
-            () = self.settles(world) => false,
+            () = survives => false,
         };
         self.kill().await;
         died
