@@ -68,6 +68,7 @@ pub async fn systems(
     match broker {
         Broker::Ours(Ok(report)) => {
             seen.may_lose_one.broker = Some(report.may_lose_a_node);
+            seen.voting = report.voting;
             seen.broker_nodes = report.nodes.as_ref().map(|nodes| BrokerNodes {
                 upto: nodes.iter().filter_map(|node| plan.broker_ordinal(node)).max().map_or(0, |highest| highest + 1),
                 leaves: report.may_leave.as_ref().and_then(|node| plan.broker_ordinal(node)),

@@ -120,6 +120,8 @@ pub struct Plan {
     pub broker_size: Size,
     /// Whether all its nodes were there once.
     pub broker_formed: bool,
+    /// The broker's queues of which every wanted node was seen to vote.
+    pub voting: BTreeSet<String>,
     /// The node that nothing needs any more and that is to leave.
     pub broker_leaves: Option<i32>,
     /// MongoDB, as written.
@@ -201,6 +203,7 @@ impl Plan {
             broker: spec.broker.clone(),
             broker_size: Size { pods: spec.broker.replicas, free_from: None },
             broker_formed: false,
+            voting: BTreeSet::new(),
             broker_leaves: None,
             database: spec.database.clone(),
             database_size: Size { pods: spec.database.replicas, free_from: None },
@@ -315,6 +318,7 @@ impl Plan {
             others: (self.broker.replicas..NODES_MAX).map(|ordinal| self.broker_node(ordinal)).collect(),
             formed: self.broker_formed,
             in_doubt,
+            voting: self.voting.clone(),
             queue_type: self.broker.queue_type.into(),
             companies: self.companies.iter().map(|company| company.symbol.clone()).collect(),
             removed: self.leaving.iter().map(Leaving::removed).collect(),

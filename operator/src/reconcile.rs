@@ -87,6 +87,8 @@ pub struct Memory {
     said: Said,
     /// Of the companies that are drained or on their way out.
     companies: leaving::Known,
+    /// The broker's queues of which every wanted node was seen to vote, of so many wanted.
+    voting: (i32, BTreeSet<String>),
     /// Those whose consumers were told that they are drained.
     told: BTreeSet<String>,
     /// When the companies' figures were read last, whether they were news or not.
@@ -132,6 +134,9 @@ impl Memory {
         self.broker = seen.broker_nodes.map(heard).or(self.broker);
         self.may_lose_one.broker = seen.may_lose_one.broker.or(self.may_lose_one.broker);
         self.may_lose_one.database = seen.may_lose_one.database.or(self.may_lose_one.database);
+        if let Some(voting) = &seen.voting {
+            self.voting = (plan.broker.replicas, voting.clone());
+        }
         self.told = seen.told.clone().unwrap_or_else(|| std::mem::take(&mut self.told));
         self.figures_at = seen.figures.is_some().then_some(now).or(self.figures_at);
     }
@@ -358,6 +363,8 @@ impl Context {
         plan.database_size = Size::new(plan.database.replicas, database, self.claimed(plan, Part::Database));
         let broker = memory.broker.map(|heard| claims::Heard { members: heard.said.upto, pods: heard.pods });
         plan.broker_size = Size::new(plan.broker.replicas, broker, self.claimed(plan, Part::Broker));
+        let (of, voting) = &memory.voting;
+        plan.voting = if *of == plan.broker.replicas { voting.clone() } else { BTreeSet::new() };
         plan.broker_leaves = memory.broker.and_then(|heard| heard.said.leaves);
         plan.broker_formed = memory.broker.is_some_and(|heard| heard.said.formed) || self.broker_was_formed(plan);
     }

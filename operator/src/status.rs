@@ -37,6 +37,8 @@ pub struct Seen {
     pub deployments: Vec<Deployment>,
     /// Its pods.
     pub pods: Vec<Pod>,
+    /// Queues of the broker in which every wanted node votes, if it was heard.
+    pub voting: Option<BTreeSet<String>>,
     /// How the volumes of broker and database are.
     pub volumes: BTreeMap<Part, Volumes>,
     /// What the broker says of itself; none while nobody asked.

@@ -1,7 +1,7 @@
 //! Decides what the broker still lacks.
 //! Rule: pure; no step ever deletes a queue or a message but those of a company that was removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 use wire::queue::QueueType;
@@ -34,6 +34,8 @@ pub struct Wanted {
     pub formed: bool,
     /// A node is to be replaced: what a list says of queues' replicas is not new enough for that.
     pub in_doubt: bool,
+    /// Queues of which every wanted node was seen to vote.
+    pub voting: BTreeSet<String>,
     /// Type of a queue that has to be declared.
     pub queue_type: QueueType,
     /// Symbols, exactly as written; each is the name of a queue.
@@ -224,15 +226,29 @@ pub fn waiting_for(wanted: &Wanted, seen: &Seen) -> Option<String> {
     if let Some((company, there)) = short {
         return Some(format!("queue {company} has {there} of {replicas} replicas, the others are being made"));
     }
+    let catching_up = wanted.companies.iter().find_map(|company| {
+        let queue = ours(company).filter(|queue| membership::is_quorum(queue) && queue.members.is_some())?;
+        let voters = membership::voters(wanted, queue).unwrap_or_default();
+        let vote = wanted.nodes.iter().filter(|node| voters.contains(node)).count();
+        (vote < replicas).then_some((company, vote))
+    });
+    if let Some((company, vote)) = catching_up {
+        return Some(format!(
+            "queue {company} has {vote} of {replicas} replicas with a vote, the others are catching up"
+        ));
+    }
     let leaving = membership::next_to_leave(wanted, seen)?;
     Some(membership::holds(wanted, seen, leaving).unwrap_or_else(|| format!("node {leaving} is leaving the cluster")))
 }
 
 /// Whether any one node may be taken away without a queue that stops: all of them run, and each replicated queue keeps a majority
-/// of its replicas online without one. A broker of one stops with it in any case, and a drain must end.
+/// of its votes online without one. A broker of one stops with it in any case, and a drain must end.
 pub fn may_lose_a_node(wanted: &Wanted, seen: &Seen) -> bool {
-    let bears_it = |queue: &Queue| match (&queue.members, &queue.online) {
-        (Some(members), Some(online)) => online.len().saturating_sub(1) * 2 > members.len(),
+    let bears_it = |queue: &Queue| match (membership::voters(wanted, queue), &queue.online) {
+        (Some(voters), Some(online)) => {
+            let votes = voters.iter().filter(|voter| online.contains(voter)).count();
+            votes.saturating_sub(1) * 2 > voters.len()
+        }
         // The broker has no figures for some seconds.
         _ => false,
     };

@@ -149,6 +149,7 @@ fn judged(wanted: &Wanted<'_>) -> decision::Wanted {
         others: Vec::new(),
         formed: true,
         in_doubt: false,
+        voting: BTreeSet::new(),
         queue_type: wanted.queue_type,
         companies: wanted.companies.clone(),
         removed: Vec::new(),

@@ -277,7 +277,8 @@ impl Management<'_> {
         };
         queue.members = nodes(&|_| true);
         queue.online = nodes(&|replica| matches!(replica.state.as_str(), "leader" | "follower"));
-        queue.voters = nodes(&|replica| replica.membership == "voter");
+        // A broker that does not say it knows no other kind.
+        queue.voters = nodes(&|replica| matches!(replica.membership.as_str(), "voter" | ""));
         Ok(())
     }
 

@@ -77,7 +77,27 @@ pub fn holds(wanted: &Wanted, seen: &Seen, node: &str) -> Option<String> {
 pub fn needs_a_closer_look(wanted: &Wanted, queue: &Queue) -> bool {
     let (Some(members), Some(online)) = (&queue.members, &queue.online) else { return is_quorum(queue) };
     let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
-    is_quorum(queue) && (wanted.in_doubt || set(members) != set(&wanted.nodes) || online.len() < members.len())
+    is_quorum(queue)
+        && (wanted.in_doubt
+            || set(members) != set(&wanted.nodes)
+            || online.len() < members.len()
+            || voters(wanted, queue).is_none())
+}
+
+/// The replicas of a queue that count for its majority; `None` is unknown. One that was just added holds nothing yet and counts only once it has
+/// caught up (RabbitMQ calls it `promotable`), which the list of queues does not tell. One that votes goes on doing so.
+pub fn voters<'a>(wanted: &Wanted, queue: &'a Queue) -> Option<&'a [String]> {
+    let members = queue.members.as_deref();
+    let known = members.filter(|members| members.len() == 1 || wanted.voting.contains(&queue.name));
+    queue.voters.as_deref().or(known)
+}
+
+/// The queues in which every wanted node votes.
+pub fn voting(wanted: &Wanted, seen: &Seen) -> BTreeSet<String> {
+    let vote = |queue: &&Queue| {
+        voters(wanted, queue).is_some_and(|voters| wanted.nodes.iter().all(|node| voters.contains(node)))
+    };
+    seen.queues.values().filter(|queue| is_quorum(queue)).filter(vote).map(|queue| queue.name.clone()).collect()
 }
 
 /// Whether a queue is replicated.

@@ -40,6 +40,8 @@ pub struct Report {
     pub may_leave: Option<String>,
     /// Whether any one node may be taken away and every queue goes on.
     pub may_lose_a_node: bool,
+    /// Queues in which every wanted node votes; `None` while the broker does not answer.
+    pub voting: Option<BTreeSet<String>>,
     /// A node is short of memory or disk and blocks the publishers: somebody has to act.
     pub alarm: bool,
     /// By company; one whose queue does not exist is absent.
@@ -245,6 +247,7 @@ pub fn report(wanted: &Wanted, seen: &Seen) -> Report {
             .filter(|node| membership::holds(wanted, seen, node).is_none())
             .map(str::to_owned),
         may_lose_a_node: may_lose_a_node(wanted, seen),
+        voting: Some(membership::voting(wanted, seen)),
         alarm,
         queues: queue_reports(wanted.companies.iter().chain(removed), seen),
         gone: gone.map(|removed| removed.company.clone()).collect(),

@@ -3,11 +3,13 @@
 
 mod model;
 
+use std::collections::BTreeSet;
+
 use wire::queue::QueueType;
 
 use super::decision::{Seen, Step, Wanted, next_steps, policies};
 use super::management::{Login, Node, Queue};
-use super::report;
+use super::{membership, report};
 
 fn name(ordinal: usize) -> String {
     format!("rabbit@demo-broker-{ordinal}")
@@ -21,6 +23,7 @@ fn wanted(replicas: usize) -> Wanted {
         others: (replicas..5).map(name).collect(),
         formed: false,
         in_doubt: false,
+        voting: BTreeSet::new(),
         queue_type: QueueType::Quorum,
         companies: vec!["MSFT".to_owned(), "^GSPC".to_owned()],
         removed: Vec::new(),
@@ -38,6 +41,7 @@ fn queue(name: &str, queue_type: &str, members: usize, online: usize) -> (String
         queue_type: Some(queue_type.to_owned()),
         members: Some(nodes(members)),
         online: Some(nodes(online)),
+        voters: Some(nodes(members)),
         ..Queue::default()
     };
     (name.to_owned(), queue)
@@ -74,6 +78,25 @@ fn a_node_may_go_when_every_queue_keeps_a_majority_without_it() {
     let mut fresh = three(&[(3, 3)], 3);
     fresh.queues.get_mut("MSFT").unwrap().online = None;
     assert!(!report(&wanted(3), &fresh).may_lose_a_node, "what is not known yet is not safe");
+}
+
+#[test]
+fn a_replica_without_a_vote_is_waited_for_and_counts_for_no_majority() {
+    let wanted = only_msft(3);
+    let told = report(&wanted, &three_nodes(&[0, 1, 2], &[0, 1]));
+    assert!(!told.may_lose_a_node, "of two votes both are needed");
+    let words = told.waiting_for.unwrap();
+    assert!(words.contains("queue MSFT has 2 of 3 replicas with a vote"), "{words}");
+    let all = report(&wanted, &three_nodes(&[0, 1, 2], &[0, 1, 2]));
+    assert!(all.ready && all.may_lose_a_node);
+    // The list of queues says nothing of votes: what was seen once is believed, and nothing else.
+    let mut listed = three_nodes(&[0, 1, 2], &[]);
+    listed.queues.get_mut("MSFT").unwrap().voters = None;
+    assert!(membership::needs_a_closer_look(&wanted, &listed.queues["MSFT"]) && !report(&wanted, &listed).ready);
+    let wanted = Wanted { voting: all.voting.unwrap(), ..wanted };
+    assert!(!membership::needs_a_closer_look(&wanted, &listed.queues["MSFT"]));
+    let all = report(&wanted, &listed);
+    assert!(all.ready && all.may_lose_a_node);
 }
 
 fn declared(steps: &[Step]) -> Vec<&str> {

@@ -1,5 +1,7 @@
 //! The broker of `e2e/servers` as the operator wants it.
 
+use std::collections::BTreeSet;
+
 use operator::broker::{Login, Wanted};
 use wire::queue::QueueType;
 
@@ -17,6 +19,7 @@ pub fn wanted(symbols: &[&str]) -> Wanted {
         others: Vec::new(),
         formed: true,
         in_doubt: false,
+        voting: BTreeSet::new(),
         queue_type: QueueType::Quorum,
         companies: symbols.iter().map(|symbol| format!("{symbol}-{suffix}")).collect(),
         removed: Vec::new(),
