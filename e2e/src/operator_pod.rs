@@ -1,11 +1,13 @@
 //! The operator's own pod: its metrics, and its death.
 //! Rule: what it did is read from its metrics, so that "nothing was written" has a number.
 
+use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 
 use crate::forward::Forward;
@@ -48,6 +50,32 @@ pub async fn back(client: &Client, killed: &[String]) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Runs something while there is no operator.
+///
+/// # Errors
+/// What it returns; or the operator cannot be stopped or started.
+pub async fn without<T>(client: &Client, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace());
+    let scale = async |replicas: i32| {
+        let patch = Patch::Merge(serde_json::json!({"spec": {"replicas": replicas}}));
+        deployments.patch_scale("stockpipeline", &PatchParams::default(), &patch).await
+    };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace());
+    scale(0).await?;
+    let stopped = wait_until("the operator is gone", Duration::from_secs(60), async || {
+        let left = pods.list(&ListParams::default().labels(SELECTOR)).await?.items.len();
+        ensure!(left == 0, "{left} of its pods are there");
+        Ok(())
+    })
+    .await;
+    let done = if stopped.is_ok() { Some(work.await) } else { None };
+    // The other tests need it.
+    scale(1).await?;
+    back(client, &[]).await?;
+    stopped?;
+    done.context("there was nothing to do")?
 }
 
 /// The sum of a metric of the operator over all its labels that match.

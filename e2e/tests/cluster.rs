@@ -12,5 +12,6 @@ mod node_drain;
 mod node_loss;
 mod operator_killed;
 mod replicas;
+mod retain;
 mod roll;
 mod volumes;

@@ -9,16 +9,18 @@ use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::claims;
 use crate::compare::contains;
+use crate::crd::DeletionPolicy;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::names::{self, Part};
@@ -86,6 +88,7 @@ pub async fn apply(
         target.sync(&stores.pod_monitors.store, pod_monitors).await;
     }
     target.prune_claims(stores).await;
+    target.retain(stores).await;
     let volumes = target.look_at_volumes(stores);
     Applied { stateful_sets, deployments, volumes, failures: target.failures }
 }
@@ -187,6 +190,7 @@ impl Target<'_> {
             }));
         let stuck = volumes.values().filter_map(|volumes| volumes.stuck.clone());
         self.failures.extend(stuck.map(Error::VolumeCannotGrow));
+        self.failures.extend(plan.kept_claim.clone().map(|claim| Error::KeptVolume { claim }));
         volumes
     }
 
@@ -263,13 +267,87 @@ impl Target<'_> {
         }
     }
 
+    /// Makes data go with the pipeline, or stay when it goes. There is no finalizer that could do it later, so it is so at any time.
+    async fn retain(&mut self, stores: &Stores) {
+        let parts = [Part::Broker, Part::Database];
+        let credentials = parts.map(|part| names::credentials(&self.plan.name, part));
+        self.retain_all(&stores.secrets, &self.plan.owner, |secret: &Secret| credentials.contains(&secret.name_any()))
+            .await;
+        let sets = parts.map(|part| names::part(&self.plan.name, part));
+        let of_a_set = |claim: &PersistentVolumeClaim| {
+            sets.iter().any(|set| claims::claim_ordinal(set, &claim.name_any()).is_some())
+        };
+        // Not as its controller, as in the claim template.
+        let owner = OwnerReference { controller: None, ..self.plan.owner.clone() };
+        self.retain_all(&stores.claims, &owner, of_a_set).await;
+    }
+
+    async fn retain_all<K>(&mut self, store: &Store<K>, owner: &OwnerReference, is_data: impl Fn(&K) -> bool)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let Plan { name: pipeline, namespace, deletion_policy, .. } = self.plan;
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        for live in store.state() {
+            let ours = live.namespace().as_ref() == Some(namespace)
+                && live.meta().deletion_timestamp.is_none()
+                && ownership::is_ours(live.as_ref(), pipeline, &owner.uid);
+            let owners = ownership::owners(live.owner_references(), owner, *deletion_policy);
+            let Some(owners) = owners.filter(|_| ours && is_data(&live)) else { continue };
+            // With the version, what others did to the owners meanwhile is not undone.
+            let metadata = json!({"ownerReferences": owners, "resourceVersion": live.resource_version()});
+            self.patch_metadata(&api, live.as_ref(), metadata).await;
+        }
+    }
+
     /// Removes the volumes of members and nodes that have left.
     async fn prune_claims(&mut self, stores: &Stores) {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.plan.namespace);
         let pod_exists = |pod: &str| stores.pods.get(&ObjectRef::new(pod).within(&self.plan.namespace)).is_some();
         for (part, size) in [(Part::Broker, self.plan.broker_size), (Part::Database, self.plan.database_size)] {
             let set = names::part(&self.plan.name, part);
-            self.prune_all(&api, &stores.claims, |claim| claims::is_leftover(&set, size, claim, pod_exists)).await;
+            let is_leftover = |claim: &PersistentVolumeClaim| claims::is_leftover(&set, size, claim, pod_exists);
+            // A node that leaves the broker hands over what it holds and is reset: nothing is left to retain.
+            if part == Part::Database && self.plan.deletion_policy == DeletionPolicy::Retain {
+                self.keep_all(&api, &stores.claims, is_leftover).await;
+            } else {
+                self.prune_all(&api, &stores.claims, is_leftover).await;
+            }
+        }
+    }
+
+    /// Marks the claims that members left behind.
+    async fn keep_all(
+        &mut self,
+        api: &Api<PersistentVolumeClaim>,
+        store: &Store<PersistentVolumeClaim>,
+        is_leftover: impl Fn(&PersistentVolumeClaim) -> bool,
+    ) {
+        for claim in watch::of_pipeline(store, &self.plan.namespace, &self.plan.name) {
+            if claims::is_kept(&claim) || claim.metadata.deletion_timestamp.is_some() || !is_leftover(&claim) {
+                continue;
+            }
+            let metadata = json!({"annotations": {names::KEPT: "true"}, "uid": claim.uid()});
+            self.patch_metadata(api, &claim, metadata).await;
+        }
+    }
+
+    /// Changes the metadata of an object that is not made by us, or not applied.
+    async fn patch_metadata<K>(&mut self, api: &Api<K>, live: &K, metadata: Value)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let (kind, name) = (K::kind(&()).to_string(), live.name_any());
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        let parameters = PatchParams { field_manager: Some(names::MANAGER.into()), ..PatchParams::default() };
+        match api.patch(&name, &parameters, &patch).await {
+            Ok(_) => {
+                tracing::info!(kind, name, namespace = self.plan.namespace, "retention marked");
+                self.metrics.patched(&kind);
+            }
+            // Gone, another one, or changed meanwhile: the store will tell.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => self.failures.push(Error::kubernetes("patch", kind, name)(error)),
         }
     }
 
@@ -279,7 +357,8 @@ impl Target<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
         for live in store.state() {
-            let here = live.namespace().as_deref() == Some(&self.plan.namespace) && self.owns(live.as_ref());
+            let here = live.namespace().as_deref() == Some(&self.plan.namespace)
+                && ownership::is_ours(live.as_ref(), &self.plan.name, &self.plan.owner.uid);
             if !here || live.meta().deletion_timestamp.is_some() || !goes(live.as_ref()) {
                 continue;
             }

@@ -4,6 +4,8 @@
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
+use crate::names;
+
 /// Pods of a StatefulSet whose members join and leave one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
@@ -50,15 +52,36 @@ pub fn running<'a>(set: &str, pods: impl IntoIterator<Item = &'a Pod>) -> i32 {
     pods.into_iter().filter_map(|pod| ordinal(set, &pod.name_any())).max().map_or(0, |highest| highest + 1)
 }
 
-/// One more than the highest ordinal with a volume. A claim that was never bound holds nothing.
+/// One more than the highest ordinal with a volume. A claim that was never bound holds nothing, and what a member left behind is history.
 pub fn claimed<'a>(set: &str, claims: impl IntoIterator<Item = &'a PersistentVolumeClaim>) -> i32 {
     let bound = |claim: &&PersistentVolumeClaim| claim.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some());
     claims
         .into_iter()
         .filter(bound)
+        .filter(|claim| !is_kept(claim))
         .filter_map(|claim| claim_ordinal(set, &claim.name_any()))
         .max()
         .map_or(0, |highest| highest + 1)
+}
+
+/// Whether a claim holds the data of a member that left, and stays because the pipeline's data is to be retained.
+pub fn is_kept(claim: &PersistentVolumeClaim) -> bool {
+    claim.annotations().contains_key(names::KEPT)
+}
+
+/// How many of `wanted` pods a set may get, and the claim that bars the next one: it holds the data of a member that left. A pod would
+/// start with it, and so with an old configuration of its set, by which it could elect a primary beside ours.
+pub fn barred<'a>(
+    set: &str,
+    wanted: i32,
+    claims: impl IntoIterator<Item = &'a PersistentVolumeClaim>,
+) -> (i32, Option<String>) {
+    let kept = claims.into_iter().filter(|claim| is_kept(claim));
+    let named = kept.filter_map(|claim| Some((claim_ordinal(set, &claim.name_any())?, claim.name_any())));
+    match named.min() {
+        Some((ordinal, claim)) if ordinal < wanted => (ordinal, Some(claim)),
+        _ => (wanted, None),
+    }
 }
 
 /// Whether nobody needs a volume of `set` any more: its member is out, and its pod is gone. Were it kept, a later pod of this
@@ -98,6 +121,23 @@ mod tests {
         let mut bound = claim("data-demo-database-1");
         bound.spec = Some(PersistentVolumeClaimSpec { volume_name: Some("pv".to_owned()), ..Default::default() });
         assert_eq!(claimed("demo-database", [&bound, &claim("data-demo-database-2"), &claim("data-demo-broker-4")]), 2);
+    }
+
+    #[test]
+    fn what_a_member_left_behind_keeps_no_pod_and_bars_its_number() {
+        let claims = ["data-demo-database-0", "data-demo-database-1", "data-demo-database-2"].map(|name| {
+            let mut claim = claim(name);
+            claim.spec = Some(PersistentVolumeClaimSpec { volume_name: Some("pv".to_owned()), ..Default::default() });
+            if name != "data-demo-database-0" {
+                claim.annotations_mut().insert(names::KEPT.to_owned(), "true".to_owned());
+            }
+            claim
+        });
+        assert_eq!(claimed("demo-database", &claims), 1);
+        assert_eq!(barred("demo-database", 3, &claims), (1, Some("data-demo-database-1".to_owned())));
+        assert_eq!(barred("demo-database", 1, &claims), (1, None));
+        assert_eq!(barred("demo-broker", 3, &claims), (3, None));
+        assert_eq!(barred("demo-database", 3, &claims[..1]), (3, None));
     }
 
     #[test]

@@ -43,6 +43,15 @@ pub enum Error {
     /// A volume is to be larger and does not become it.
     #[error("{0}")]
     VolumeCannotGrow(String),
+    /// A new member would start with the data of one that left.
+    #[error(
+        "claim {claim} holds the data of a member that left, kept because deletionPolicy is Retain, and no new member starts with it: \
+         save what you need of it and delete the claim"
+    )]
+    KeptVolume {
+        /// Name of the claim.
+        claim: String,
+    },
     /// The pass was given up.
     #[error("the pass took longer than {0:?} and was given up, and is tried again: does the API server answer")]
     TookTooLong(Duration),
@@ -105,7 +114,10 @@ impl Error {
         match self {
             Self::Unreadable(_) | Self::InvalidSpec(_) => Retry::OnChange,
             Self::Leaving { .. } | Self::TookTooLong(_) => Retry::Soon,
-            Self::Foreign { .. } | Self::IncompleteSecret { .. } | Self::VolumeCannotGrow(_) => Retry::Later,
+            Self::Foreign { .. }
+            | Self::IncompleteSecret { .. }
+            | Self::VolumeCannotGrow(_)
+            | Self::KeptVolume { .. } => Retry::Later,
             Self::Kubernetes { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 422 || status.code == 403 => Retry::Later,
                 _ => Retry::Soon,
@@ -118,7 +130,7 @@ impl Error {
         match self {
             Self::Kubernetes { name, .. } | Self::Foreign { name, .. } | Self::Leaving { name, .. } => Some(name),
             Self::Unreadable(_) | Self::InvalidSpec(_) | Self::TookTooLong(_) => None,
-            Self::IncompleteSecret { .. } | Self::VolumeCannotGrow(_) => None,
+            Self::IncompleteSecret { .. } | Self::VolumeCannotGrow(_) | Self::KeptVolume { .. } => None,
         }
     }
 
@@ -131,6 +143,7 @@ impl Error {
             Self::Leaving { .. } => "BeingDeleted",
             Self::TookTooLong(_) => "TookTooLong",
             Self::VolumeCannotGrow(_) => "VolumeCannotGrow",
+            Self::KeptVolume { .. } => "KeptVolume",
             Self::IncompleteSecret { .. } => "IncompleteSecret",
             Self::Kubernetes { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 422 => "ImmutableOrInvalid",

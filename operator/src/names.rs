@@ -25,6 +25,8 @@ pub const SYMBOL: &str = "stockpipeline.io/symbol";
 pub const CLIENT_OF: &str = "stockpipeline.io/client-of";
 /// Annotation of a company's consumers: the company as it was written, for when it has left the resource.
 pub const WRITTEN: &str = "stockpipeline.io/written";
+/// Annotation of a claim whose member left, and whose data is to be retained.
+pub const KEPT: &str = "stockpipeline.io/kept-after-its-member";
 /// Annotation with the hash of what was applied last.
 pub const APPLIED: &str = "stockpipeline.io/applied";
 /// Annotation of a pod template with the hash of the configuration its pods read at start only.

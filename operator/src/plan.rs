@@ -10,7 +10,8 @@ use kube::{Resource, ResourceExt};
 use crate::broker;
 use crate::claims::Size;
 use crate::crd::{
-    self, Broker, Database, Edge, Liveview, Monitoring, NetworkPolicy, StockPipeline, StockPipelineSpec, Template,
+    self, Broker, Database, DeletionPolicy, Edge, Liveview, Monitoring, NetworkPolicy, StockPipeline,
+    StockPipelineSpec, Template,
 };
 use crate::database;
 use crate::error::Error;
@@ -104,6 +105,8 @@ pub struct Plan {
     pub leaving: Vec<Leaving>,
     /// Whether publishers run.
     pub publishing: bool,
+    /// What becomes of the data when the pipeline is deleted.
+    pub deletion_policy: DeletionPolicy,
     /// Whether all companies are drained.
     pub paused: bool,
     /// Seed of the synthetic prices.
@@ -128,6 +131,8 @@ pub struct Plan {
     pub database: Database,
     /// Its pods: more than wanted while members are leaving.
     pub database_size: Size,
+    /// The claim for whose sake no further member is made.
+    pub kept_claim: Option<String>,
     /// What broker and database said last of losing a pod.
     pub may_lose_one: MayLoseOne,
     /// Liveview, as written.
@@ -194,7 +199,9 @@ impl Plan {
             images: images.clone(),
             companies,
             leaving: Vec::new(),
+            kept_claim: None,
             publishing: spec.publisher.enabled && !spec.paused,
+            deletion_policy: spec.deletion_policy,
             paused: spec.paused,
             seed: spec.publisher.seed,
             flush_after: spec.consumer.flush_after.map(Duration::from),

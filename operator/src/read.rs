@@ -13,7 +13,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use rand::distr::{Alphanumeric, SampleString};
 
 use crate::claims;
-use crate::crd::StockPipeline;
+use crate::crd::{DeletionPolicy, StockPipeline};
 use crate::error::Error;
 use crate::names::{self, Part};
 use crate::ownership;
@@ -204,12 +204,14 @@ async fn secret(
         }
     }
     let labels = names::labels(&names::selector(&pipeline.name_any(), part));
+    let retained = pipeline.spec.deletion_policy == DeletionPolicy::Retain;
+    let owner = pipeline.controller_owner_ref(&()).filter(|_| !retained);
     let new = Secret {
         metadata: ObjectMeta {
             name: Some(name.clone()),
             namespace: Some(namespace),
             labels: Some(labels),
-            owner_references: pipeline.controller_owner_ref(&()).map(|owner| vec![owner]),
+            owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
         data: Some(source.of(part)),

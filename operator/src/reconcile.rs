@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
@@ -360,11 +361,17 @@ impl Context {
         plan.operator_namespace = self.client.default_namespace().to_owned();
         plan.may_lose_one = self.may_lose_one(plan, memory.may_lose_one);
         let database = memory.database.map(|heard| claims::Heard { members: heard.said, pods: heard.pods });
-        plan.database_size = Size::new(plan.database.replicas, database, self.claimed(plan, Part::Database));
+        let claims = self.claims(plan);
+        let claims = claims.iter().map(Arc::as_ref);
+        let claimed = |part| claims::claimed(&names::part(&plan.name, part), claims.clone());
+        let (wanted, kept) =
+            claims::barred(&names::part(&plan.name, Part::Database), plan.database.replicas, claims.clone());
+        plan.database_size = Size::new(wanted, database, claimed(Part::Database));
         let broker = memory.broker.map(|heard| claims::Heard { members: heard.said.upto, pods: heard.pods });
-        plan.broker_size = Size::new(plan.broker.replicas, broker, self.claimed(plan, Part::Broker));
+        plan.broker_size = Size::new(plan.broker.replicas, broker, claimed(Part::Broker));
         let (of, voting) = &memory.voting;
         plan.voting = if *of == plan.broker.replicas { voting.clone() } else { BTreeSet::new() };
+        plan.kept_claim = kept;
         plan.broker_leaves = memory.broker.and_then(|heard| heard.said.leaves);
         plan.broker_formed = memory.broker.is_some_and(|heard| heard.said.formed) || self.broker_was_formed(plan);
     }
@@ -399,12 +406,11 @@ impl Context {
         budget.is_some_and(|budget| budget.status.as_ref().is_some_and(|status| status.disruptions_allowed > 0))
     }
 
-    /// One more than the highest ordinal with a volume.
-    fn claimed(&self, plan: &Plan, part: Part) -> i32 {
-        let claims = self.stores.claims.state();
-        // Whoever owns it: a StatefulSet takes any claim of the right name, and its data counts.
-        let here = claims.iter().map(Arc::as_ref).filter(|claim| claim.namespace().as_ref() == Some(&plan.namespace));
-        claims::claimed(&names::part(&plan.name, part), here)
+    /// The claims of a pipeline's namespace, whoever owns them: a StatefulSet takes any claim of the right name, and its data counts.
+    fn claims(&self, plan: &Plan) -> Vec<Arc<PersistentVolumeClaim>> {
+        let mut claims = self.stores.claims.state();
+        claims.retain(|claim| claim.namespace().as_ref() == Some(&plan.namespace));
+        claims
     }
 
     /// Whether an earlier pass, of whatever operator, saw the broker's cluster made.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -248,6 +249,57 @@ async fn removing_a_company_removes_its_children_and_nothing_else() {
         }
     }
     assert!(after.contains_key("ConfigMap/stranger"), "an object that only looks like ours was deleted");
+    world.end().await;
+}
+
+/// Without garbage collection here, what it would take is what has the pipeline's uid among its owners.
+#[tokio::test]
+async fn retained_data_belongs_to_nobody_and_is_taken_up_by_the_next_pipeline_of_that_name() {
+    let world = World::new().await;
+    let created = world.create("demo", &["MSFT"]).await;
+    world.observed("demo").await;
+    let claims = world.api::<PersistentVolumeClaim>();
+    let claim = json!({
+        "metadata": {
+            "name": "data-demo-database-0",
+            "labels": operator::names::labels(&operator::names::selector("demo", operator::names::Part::Database)),
+            "ownerReferences": [created.owner_ref(&()).unwrap()],
+        },
+        "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": "volume", "resources": {"requests": {"storage": "10Gi"}}},
+    });
+    claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap()).await.unwrap();
+    let secrets = world.api::<Secret>();
+    let data = async || secrets.get("demo-database-credentials").await.unwrap().data.unwrap()["keyfile"].clone();
+    let keyfile = data().await;
+    let owned_by = |uid: Option<String>| {
+        let (claims, secrets) = (claims.clone(), secrets.clone());
+        async move {
+            let of = |owners: &[OwnerReference]| owners.iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>();
+            let wanted: Vec<String> = uid.into_iter().collect();
+            for name in ["demo-database-credentials", "demo-broker-credentials"] {
+                (of(secrets.get(name).await.ok()?.owner_references()) == wanted).then_some(())?;
+            }
+            (of(claims.get("data-demo-database-0").await.ok()?.owner_references()) == wanted).then_some(())
+        }
+    };
+    until("data goes with the pipeline", || owned_by(created.uid())).await;
+    let pipelines = world.api::<StockPipeline>();
+    let policy = async |policy: &str| {
+        let change = json!({"spec": {"deletionPolicy": policy}});
+        pipelines.patch("demo", &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
+    };
+    policy("Retain").await;
+    until("data stays when the pipeline goes", || owned_by(None)).await;
+    let deployments = world.api::<Deployment>();
+    assert!(!deployments.get("demo-consumer-msft").await.unwrap().owner_references().is_empty());
+
+    pipelines.delete("demo", &DeleteParams::default()).await.unwrap();
+    until("the pipeline is gone", || async { pipelines.get_opt("demo").await.unwrap().is_none().then_some(()) }).await;
+    // As garbage collection does with what belongs to it.
+    world.api::<StatefulSet>().delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+    let again = world.create("demo", &["MSFT"]).await;
+    until("the next one takes the data up", || owned_by(again.uid())).await;
+    assert!(data().await == keyfile, "the data is locked with other credentials");
     world.end().await;
 }
 

@@ -69,6 +69,10 @@ pub struct StockPipelineSpec {
     #[serde(default)]
     pub paused: bool,
 
+    /// What becomes of the volumes and credentials of broker and database when this resource is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+
     /// The programs that make the synthetic trades.
     #[serde(default)]
     pub publisher: Publisher,
@@ -160,6 +164,16 @@ impl Company {
             price: None,
         }
     }
+}
+
+/// What becomes of the data of a deleted pipeline.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeletionPolicy {
+    /// It goes with the resource; the default.
+    #[default]
+    Delete,
+    /// It stays, and a pipeline of the same name in the same namespace takes it up again.
+    Retain,
 }
 
 /// What becomes of a removed company's events. Its stored windows stay in any case.

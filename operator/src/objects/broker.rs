@@ -55,7 +55,11 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     let credentials = names::credentials(&plan.name, Part::Broker);
     let metadata = |name: &str| super::metadata(plan, name.to_owned(), &selector);
 
-    objects.secrets.push(Secret { metadata: metadata(&credentials), data: Some(secret(plan)), ..Secret::default() });
+    objects.secrets.push(Secret {
+        metadata: super::credentials_metadata(plan, Part::Broker, &selector),
+        data: Some(secret(plan)),
+        ..Secret::default()
+    });
     objects.config_maps.push(ConfigMap {
         metadata: metadata(&name),
         data: Some(BTreeMap::from([

@@ -25,7 +25,11 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     let credentials = names::credentials(&plan.name, Part::Database);
     let metadata = |name: &str| super::metadata(plan, name.to_owned(), &selector);
 
-    objects.secrets.push(Secret { metadata: metadata(&credentials), data: Some(secret(plan)), ..Secret::default() });
+    objects.secrets.push(Secret {
+        metadata: super::credentials_metadata(plan, Part::Database, &selector),
+        data: Some(secret(plan)),
+        ..Secret::default()
+    });
     objects.services.push(super::peers_service(metadata(&name), &selector, &[("mongodb", PORT)]));
     objects.pod_disruption_budgets.push(super::disruption_budget(
         metadata(&name),

@@ -32,7 +32,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest, Sha256};
 
-use crate::crd::Storage;
+use crate::crd::{DeletionPolicy, Storage};
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::pod_monitor::PodMonitor;
@@ -83,6 +83,13 @@ fn metadata(plan: &Plan, name: String, selector: &BTreeMap<String, String>) -> O
         owner_references: Some(vec![plan.owner.clone()]),
         ..ObjectMeta::default()
     }
+}
+
+/// [`metadata`] of credentials, which stay with the data they lock.
+fn credentials_metadata(plan: &Plan, of: Part, selector: &BTreeMap<String, String>) -> ObjectMeta {
+    let retained = plan.deletion_policy == DeletionPolicy::Retain;
+    let metadata = metadata(plan, names::credentials(&plan.name, of), selector);
+    ObjectMeta { owner_references: metadata.owner_references.filter(|_| !retained), ..metadata }
 }
 
 /// [`metadata`] with the symbol as written.
