@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{ListParams, ObjectMeta};
@@ -29,6 +29,7 @@ pub async fn children(space: &Space, pipeline: &str) -> Result<Children> {
     collect::<PodDisruptionBudget>(space, pipeline, &mut found).await?;
     collect::<StatefulSet>(space, pipeline, &mut found).await?;
     collect::<Deployment>(space, pipeline, &mut found).await?;
+    collect::<Ingress>(space, pipeline, &mut found).await?;
     Ok(found)
 }
 

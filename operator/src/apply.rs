@@ -10,6 +10,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -22,6 +23,7 @@ use crate::claims;
 use crate::compare::contains;
 use crate::crd::DeletionPolicy;
 use crate::error::Error;
+use crate::http_route::HTTPRoute;
 use crate::metrics::Metrics;
 use crate::names::{self, Part};
 use crate::objects::{Objects, fingerprint};
@@ -47,6 +49,10 @@ pub struct Applied {
     pub deployments: Vec<Deployment>,
     /// How the volumes of broker and database are.
     pub volumes: BTreeMap<Part, Volumes>,
+    /// The wanted Ingress.
+    pub ingress: Option<Ingress>,
+    /// The wanted route.
+    pub http_route: Option<HTTPRoute>,
     /// All failures, in the order of the kinds. One object's failure does not keep the others away.
     pub failures: Vec<Error>,
 }
@@ -70,6 +76,8 @@ pub async fn apply(
         stateful_sets,
         deployments,
         jobs,
+        ingresses,
+        http_routes,
         pod_monitors,
     } = objects;
     let mut target = Target { client, metrics, settled, plan, failures: Vec::new() };
@@ -84,13 +92,15 @@ pub async fn apply(
     let stateful_sets = target.sync_but(&stores.stateful_sets, stateful_sets, made_anew).await;
     let deployments = target.sync(&stores.deployments, deployments).await;
     target.sync_jobs(&stores.jobs, jobs).await;
+    let ingress = target.sync_way_in(&stores.ingresses, ingresses).await;
+    let http_route = target.sync_way_in(&stores.http_routes.store, http_routes).await;
     if stores.pod_monitors.is_served() {
         target.sync(&stores.pod_monitors.store, pod_monitors).await;
     }
     target.prune_claims(stores).await;
     target.retain(stores).await;
     let volumes = target.look_at_volumes(stores);
-    Applied { stateful_sets, deployments, volumes, failures: target.failures }
+    Applied { stateful_sets, deployments, ingress, http_route, volumes, failures: target.failures }
 }
 
 /// Has a pod replaced, if the disruption budgets allow it now.
@@ -144,10 +154,34 @@ impl Target<'_> {
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
         let names: Vec<String> = wanted.iter().chain(&left_alone).map(ResourceExt::name_any).collect();
-        let mut present = Vec::with_capacity(names.len());
+        let mut present = self.apply_all(&api, store, wanted).await;
+        present.extend(left_alone);
+        self.prune_all(&api, store, |live| !names.contains(&live.name_any())).await;
+        present
+    }
+
+    /// As [`Self::sync`]; what is no longer wanted stays until what is wanted serves in its place.
+    async fn sync_way_in<K>(&mut self, store: &Store<K>, wanted: Vec<K>) -> Option<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let mut present = if self.plan.edge_way.serves {
+            self.sync(store, wanted).await
+        } else {
+            let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
+            self.apply_all(&api, store, wanted).await
+        };
+        present.pop()
+    }
+
+    async fn apply_all<K>(&mut self, api: &Api<K>, store: &Store<K>, wanted: Vec<K>) -> Vec<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let mut present = Vec::with_capacity(wanted.len());
         for object in wanted {
             let name = object.name_any();
-            match self.apply_one(&api, store, object).await {
+            match self.apply_one(api, store, object).await {
                 Ok(live) => present.push(live),
                 Err(error) => {
                     self.failures.push(error);
@@ -157,8 +191,6 @@ impl Target<'_> {
                 }
             }
         }
-        present.extend(left_alone);
-        self.prune_all(&api, store, |live| !names.contains(&live.name_any())).await;
         present
     }
 

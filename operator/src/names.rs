@@ -90,6 +90,11 @@ pub fn company(pipeline: &str, of: Part, slug: &str) -> String {
     format!("{pipeline}-{}-{slug}", of.name())
 }
 
+/// The Service with an address that leads to any pod of liveview: for an Ingress, a route, and NGINX when its list of pods is old.
+pub fn page(pipeline: &str) -> String {
+    format!("{pipeline}-page")
+}
+
 /// The headless Service that gives the broker's nodes their host names.
 pub fn broker_nodes(pipeline: &str) -> String {
     format!("{pipeline}-broker-nodes")

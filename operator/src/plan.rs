@@ -2,6 +2,7 @@
 //! Rule: after a `Plan` exists nothing checks again, and building objects cannot fail.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -14,6 +15,7 @@ use crate::crd::{
     StockPipelineSpec, Template,
 };
 use crate::database;
+use crate::edge::Way;
 use crate::error::Error;
 use crate::external::External;
 use crate::leaving::{Leaving, Step};
@@ -137,8 +139,10 @@ pub struct Plan {
     pub may_lose_one: MayLoseOne,
     /// Liveview, as written.
     pub liveview: Liveview,
-    /// NGINX, as written.
+    /// The way in, as written.
     pub edge: Edge,
+    /// What there is to be of it now.
+    pub edge_way: Way,
     /// Who reaches what, as written.
     pub network_policy: NetworkPolicy,
     /// What Prometheus is told, as written.
@@ -192,6 +196,9 @@ impl Plan {
         if spec.database.replicas < 1 || spec.database.replicas % 2 == 0 {
             return invalid(format!("spec.database.replicas is {}: use 1, 3, 5 or 7", spec.database.replicas));
         }
+        if let Some(proxy) = spec.edge.trusted_proxies.iter().find(|proxy| !is_network(proxy)) {
+            return invalid(format!("spec.edge.trustedProxies: {proxy} is neither an address nor a network"));
+        }
         Ok(Self {
             name: pipeline.name_any(),
             namespace: pipeline.namespace().unwrap_or_default(),
@@ -217,6 +224,7 @@ impl Plan {
             may_lose_one: MayLoseOne::default(),
             liveview: spec.liveview.clone(),
             edge: spec.edge.clone(),
+            edge_way: Way::new(&spec.edge, &Default::default()),
             network_policy: spec.network_policy.clone(),
             monitoring: spec.monitoring.clone(),
             operator_namespace: String::new(),
@@ -344,4 +352,13 @@ impl Plan {
         let leaving = self.leaving.iter().map(|leaving| &leaving.company);
         self.companies.iter().chain(leaving).map(|company| company.symbol.clone()).collect()
     }
+}
+
+/// An IP address, alone or with the length of its prefix: it is written into NGINX's configuration.
+fn is_network(text: &str) -> bool {
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    address.parse::<IpAddr>().is_ok_and(|address| {
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        prefix.is_none_or(|prefix| prefix.parse::<u8>().is_ok_and(|length| length <= most))
+    })
 }

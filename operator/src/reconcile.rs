@@ -17,7 +17,8 @@ use tokio::sync::Semaphore;
 
 use crate::apply::{self, Applied, Settled};
 use crate::claims::{self, Size};
-use crate::crd::{StockPipeline, StockPipelineStatus};
+use crate::crd::{EdgeMode, StockPipeline, StockPipelineStatus};
+use crate::edge;
 use crate::error::{Error, Retry};
 use crate::external;
 use crate::leaving;
@@ -30,6 +31,7 @@ use crate::plan::{Images, MayLoseOne, Plan, address_annotation};
 use crate::read::{self, Credentials};
 use crate::roll;
 use crate::status::{self, BrokerNodes, Seen};
+use crate::tls_secret;
 use crate::watch::{self, Guarded, Stores};
 
 /// Pipelines whose objects are applied at the same time.
@@ -40,6 +42,8 @@ const UNDER_WAY: Duration = Duration::from_secs(2);
 const SETTLED: Duration = Duration::from_secs(10);
 /// What a system said of its members counts this long. One that has fallen silent gets back each pod that still has a volume: it may need it.
 const HEARD: Duration = Duration::from_secs(60);
+/// A Secret of the user's that was good is looked at again after this long.
+const SECRET_EVERY: Duration = Duration::from_secs(30);
 /// After this long a pass is given up: an API server that takes a request and never answers must not hold a pipeline for ever.
 const LONGEST: Duration = Duration::from_secs(60);
 /// For telling of a pass that was given up.
@@ -94,6 +98,16 @@ pub struct Memory {
     told: BTreeSet<String>,
     /// When the companies' figures were read last, whether they were news or not.
     figures_at: Option<Timestamp>,
+    /// The Secret of the edge's certificate.
+    edge_secret: Option<Look>,
+}
+
+/// A look at a Secret that is not ours.
+#[derive(Clone)]
+struct Look {
+    at: Timestamp,
+    name: String,
+    problem: Option<String>,
 }
 
 /// What the system inside a StatefulSet said of its members.
@@ -182,6 +196,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
     match plan(&pipeline, memory.credentials.as_ref(), context).await {
         Ok(mut plan) => {
             let mut memory = memory.fresh(&plan, now);
+            plan.edge_way = edge::Way::new(&plan.edge, &seen.edge);
             context.remember(&pipeline, |known| *known = memory.clone());
             context.complete(&mut plan, &memory, &seen);
             plan.leaving =
@@ -190,6 +205,8 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             let applied = context.apply(&plan).await;
             // What the server returned is newer than what the watch has seen.
             (seen.stateful_sets, seen.deployments) = (applied.stateful_sets, applied.deployments);
+            (seen.edge.ingress, seen.edge.route) = (applied.ingress, applied.http_route);
+            seen.edge_secret = context.edge_secret(&pipeline, &plan, memory.edge_secret.as_ref(), now).await;
             seen.volumes = applied.volumes;
             seen.errors = applied.failures;
             let due = pipeline.spec.paused || !plan.leaving.is_empty() || status::figures_due(memory.figures_at, now);
@@ -307,9 +324,46 @@ impl Context {
         Seen {
             stateful_sets: owned(sets, &uid).iter().map(|set| set.as_ref().clone()).collect(),
             deployments: owned(deployments, &uid).iter().map(|deployment| status::what_is_read(deployment)).collect(),
+            edge: self.edge(pipeline, &uid),
             pods: watch::of_pipeline(&self.stores.pods, &namespace.unwrap_or_default(), &name),
             ..Seen::default()
         }
+    }
+
+    fn edge(&self, pipeline: &StockPipeline, uid: &str) -> edge::Found {
+        let (name, namespace) =
+            (names::part(&pipeline.name_any(), Part::Edge), pipeline.namespace().unwrap_or_default());
+        let Stores { deployments, services, ingresses, http_routes, .. } = &self.stores;
+        edge::Found {
+            nginx: ours(deployments, &name, &namespace, uid),
+            service: ours(services, &name, &namespace, uid),
+            ingress: ours(ingresses, &name, &namespace, uid),
+            route: ours(&http_routes.store, &name, &namespace, uid),
+            routes_are_served: http_routes.is_served(),
+        }
+    }
+
+    /// What is wrong with the Secret of the edge's certificate. It is not ours, so it is not watched, but looked at now and then.
+    async fn edge_secret(
+        &self,
+        of: &StockPipeline,
+        plan: &Plan,
+        last: Option<&Look>,
+        now: Timestamp,
+    ) -> Option<String> {
+        let tls = plan.edge.tls.as_ref().filter(|_| plan.edge.mode == EdgeMode::Nginx)?;
+        let still_counts = |last: &&Look| {
+            // What is wrong is looked at sooner: somebody may be at it.
+            let counts_for = if last.problem.is_none() { SECRET_EVERY } else { SETTLED };
+            last.name == tls.secret_name && now.duration_since(last.at).unsigned_abs() < counts_for
+        };
+        if let Some(last) = last.filter(still_counts) {
+            return last.problem.clone();
+        }
+        let problem = tls_secret::problem(&self.client, &plan.namespace, &tls.secret_name).await;
+        let look = Look { at: now, name: tls.secret_name.clone(), problem: problem.clone() };
+        self.remember(of, |memory| memory.edge_secret = Some(look));
+        problem
     }
 
     /// What was heard last; a part that was not heard of yet keeps the budget that an earlier operator gave it.
@@ -448,6 +502,13 @@ impl Context {
         let ready = alive.iter().filter(is_ready).count();
         self.metrics.pipelines(ready, alive.len() - ready);
     }
+}
+
+/// An object of ours that is not on its way out.
+fn ours<K: Resource<DynamicType = ()> + Clone>(store: &Store<K>, name: &str, namespace: &str, uid: &str) -> Option<K> {
+    let live = store.get(&ObjectRef::new(name).within(namespace))?;
+    let stays = ownership::is_owned(live.as_ref(), uid) && live.meta().deletion_timestamp.is_none();
+    stays.then(|| live.as_ref().clone())
 }
 
 /// The fingerprints of external addresses. Where one cannot be read, that of the pods which run: a Secret that is gone or wrong replaces none.

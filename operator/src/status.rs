@@ -13,7 +13,8 @@ use kube::runtime::events::{Event, EventType};
 
 use crate::broker::QueueReport;
 use crate::companies;
-use crate::crd::{PartStatus, Parts, ScaleStatus, StockPipeline, StockPipelineStatus};
+use crate::crd::{Edge, EdgeMode, PartStatus, Parts, ScaleStatus, StockPipeline, StockPipelineStatus};
+use crate::edge::{self, Acceptance};
 use crate::error::Error;
 use crate::leaving::Leaving;
 use crate::names::{self, Part};
@@ -69,6 +70,10 @@ pub struct Seen {
     pub left: BTreeMap<String, i64>,
     /// Figures by symbol; none when they were not read this time.
     pub figures: Option<BTreeMap<String, Figures>>,
+    /// The objects of the edge.
+    pub edge: edge::Found,
+    /// What is wrong with the Secret of the edge's certificate.
+    pub edge_secret: Option<String>,
     /// What went wrong in the pass.
     pub errors: Vec<Error>,
 }
@@ -196,6 +201,10 @@ pub mod reason {
     pub const DRAINING: &str = "Draining";
     /// Nothing is left.
     pub const PAUSED: &str = "Paused";
+    /// The Ingress or the route is not served.
+    pub const NOT_ACCEPTED: &str = "NotAccepted";
+    /// The certificate's Secret cannot be used.
+    pub const NO_CERTIFICATE: &str = "NoCertificate";
     /// Parts are not ready.
     pub const PARTS_NOT_READY: &str = "PartsNotReady";
     /// All is as wanted.
@@ -254,7 +263,7 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
     let both = [&needs_broker, &needs_database];
     let consumers = deployed(seen, now, Part::Consumer, "ConsumersReady", consumers, &both);
     let liveview = deployed(seen, now, Part::Liveview, "LiveviewReady", spec.liveview.replicas, &[&needs_database]);
-    let edge = deployed(seen, now, Part::Edge, "EdgeReady", spec.edge.replicas, &[]);
+    let edge = way_in(seen, now, &spec.edge);
 
     let volume_size = |part| match (seen.volumes.get(&part), part) {
         (Some(volumes), _) => volumes.asked.clone(),
@@ -465,6 +474,41 @@ fn deployed(
         current &= status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
     }
     judge(seen, now, part, type_, (ready.min(wanted), wanted, current), needs)
+}
+
+/// Judges the edge: by NGINX's pods, or by what a controller of somebody else says of our Ingress or route.
+fn way_in(seen: &Seen, now: Timestamp, wish: &Edge) -> Judgement {
+    const TYPE: &str = "EdgeReady";
+    let judgement = |ready, wanted, reason, message, trouble| Judgement {
+        type_: TYPE,
+        part: Part::Edge,
+        ready,
+        wanted,
+        reason,
+        message,
+        trouble,
+    };
+    let meanwhile = |message: String| match seen.edge.nginx {
+        Some(_) => format!("{message}; NGINX serves until then"),
+        None => message,
+    };
+    match wish.mode {
+        EdgeMode::Nginx => {
+            let pods = deployed(seen, now, Part::Edge, TYPE, wish.replicas, &[]);
+            match &seen.edge_secret {
+                Some(problem) if pods.is_ready() => {
+                    judgement(pods.ready, pods.wanted, reason::NO_CERTIFICATE, problem.clone(), true)
+                }
+                _ => pods,
+            }
+        }
+        EdgeMode::None => judgement(0, 0, reason::DISABLED, "only the Service is wanted".into(), false),
+        EdgeMode::Ingress | EdgeMode::Gateway => match edge::acceptance(wish, &seen.edge) {
+            Acceptance::Accepted(message) => judgement(1, 1, reason::READY, message, false),
+            Acceptance::Open(message) => judgement(0, 1, reason::NOT_ACCEPTED, meanwhile(message), false),
+            Acceptance::Refused(message) => judgement(0, 1, reason::NOT_ACCEPTED, meanwhile(message), true),
+        },
+    }
 }
 
 fn deployments_of(seen: &Seen, part: Part) -> impl Iterator<Item = &Deployment> {

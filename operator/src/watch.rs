@@ -8,7 +8,7 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, PodSpec, Secret, Service};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Controller;
@@ -20,6 +20,7 @@ use tokio::sync::OnceCell;
 
 use crate::crd::StockPipeline;
 use crate::discovery::{Optional, optional};
+use crate::http_route::HTTPRoute;
 use crate::names;
 use crate::pod_monitor::PodMonitor;
 
@@ -41,6 +42,10 @@ pub struct Stores {
     pub deployments: Store<Deployment>,
     /// Jobs.
     pub jobs: Store<Job>,
+    /// Ingresses.
+    pub ingresses: Store<Ingress>,
+    /// The Gateway API's routes.
+    pub http_routes: Optional<HTTPRoute>,
     /// Prometheus' pod monitors.
     pub pod_monitors: Optional<PodMonitor>,
     /// Pods.
@@ -82,6 +87,11 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
     let controller = controller.owns_stream(stream);
     let (jobs, stream) = children(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
+    let (ingresses, stream) = children(client, namespace, |_| {});
+    let controller = controller.owns_stream(stream);
+    let (http_routes, stream) = children(client, namespace, |_| {});
+    let (http_routes, stream) = optional(client, http_routes, stream);
+    let controller = controller.owns_stream(stream);
     let (pod_monitors, stream) = children(client, namespace, |_| {});
     let (pod_monitors, stream) = optional(client, pod_monitors, stream);
     let controller = controller.owns_stream(stream);
@@ -98,6 +108,8 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
         stateful_sets,
         deployments,
         jobs,
+        ingresses,
+        http_routes,
         pod_monitors,
         pods,
         claims,
@@ -197,6 +209,8 @@ impl Stores {
             stateful_sets,
             deployments,
             jobs,
+            ingresses,
+            http_routes,
             pod_monitors,
             pods,
             claims,
@@ -211,6 +225,8 @@ impl Stores {
             stateful_sets.wait_until_ready(),
             deployments.wait_until_ready(),
             jobs.wait_until_ready(),
+            ingresses.wait_until_ready(),
+            http_routes.ready(),
             pod_monitors.ready(),
             pods.wait_until_ready(),
             claims.wait_until_ready(),

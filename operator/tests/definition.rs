@@ -79,7 +79,7 @@ fn the_chart_grants_what_every_kind_of_child_needs() {
         let rule = rules.split("apiGroups").find(|rule| rule.contains("persistentvolumeclaims")).unwrap_or_default();
         assert!(rule.contains(verb), "the rule of persistentvolumeclaims lacks {verb}");
     }
-    for resource in [
+    let kinds = [
         "secrets",
         "configmaps",
         "services",
@@ -88,7 +88,10 @@ fn the_chart_grants_what_every_kind_of_child_needs() {
         "poddisruptionbudgets",
         "statefulsets",
         "deployments",
-    ] {
+        "ingresses",
+        "httproutes",
+    ];
+    for resource in kinds {
         let rule = rules
             .split("apiGroups")
             .find(|rule| rule.contains(resource))

@@ -48,6 +48,8 @@ fn build(pipeline: &StockPipeline) -> Objects {
 fn plan(pipeline: &StockPipeline) -> Plan {
     let mut plan = Plan::new(pipeline, &images(), credentials()).unwrap();
     plan.operator_namespace = "stockpipeline".into();
+    // As on a cluster with the Gateway API.
+    plan.edge_way.routes_are_served = true;
     plan
 }
 
@@ -61,6 +63,8 @@ fn documents(objects: Objects) -> String {
         stateful_sets,
         deployments,
         jobs,
+        ingresses,
+        http_routes,
         pod_monitors,
     } = objects;
     let mut text = String::new();
@@ -73,6 +77,8 @@ fn documents(objects: Objects) -> String {
     stateful_sets.iter().for_each(|object| add(yaml(object)));
     deployments.iter().for_each(|object| add(yaml(object)));
     jobs.iter().for_each(|object| add(yaml(object)));
+    ingresses.iter().for_each(|object| add(yaml(object)));
+    http_routes.iter().for_each(|object| add(yaml(object)));
     pod_monitors.iter().for_each(|object| add(yaml(object)));
     text
 }
@@ -120,6 +126,16 @@ fn the_production_example_builds_what_was_reviewed() {
 #[test]
 fn the_external_example_builds_what_was_reviewed() {
     matches_its_golden_file("external");
+}
+
+#[test]
+fn the_ingress_example_builds_what_was_reviewed() {
+    matches_its_golden_file("ingress");
+}
+
+#[test]
+fn the_gateway_example_builds_what_was_reviewed() {
+    matches_its_golden_file("gateway");
 }
 
 /// Three nodes become one, and the last of them leaves.
@@ -260,8 +276,10 @@ fn a_duration_as_people_write_it_reaches_the_consumers_in_milliseconds() {
 
 #[test]
 fn every_pod_passes_the_restricted_pod_security_standard_whatever_its_template_says() {
-    let mut worlds: Vec<Objects> =
-        ["minimal", "demo", "symbols", "production", "external"].iter().map(|example| build(&read(example))).collect();
+    let mut worlds: Vec<Objects> = ["minimal", "demo", "symbols", "production", "external", "ingress", "gateway"]
+        .iter()
+        .map(|example| build(&read(example)))
+        .collect();
     worlds.push(leaving());
     for objects in worlds {
         let templates = objects

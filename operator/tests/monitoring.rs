@@ -54,7 +54,7 @@ async fn a_pod_monitor_comes_when_the_cluster_knows_the_kind_and_nothing_waits_f
     let monitor = until("the pod monitor is there", || async { monitors.get_opt("demo").await.ok()? }).await;
     assert_eq!(monitor.labels()["release"], "prometheus");
     // The server would have left out what the definition does not know.
-    assert_eq!(monitor.spec.pod_metrics_endpoints.len(), 2);
+    assert_eq!(monitor.spec.pod_metrics_endpoints.len(), 3);
     assert_eq!(monitor.spec.pod_metrics_endpoints[0].relabelings[2].target_label, "company");
 
     let off = json!({"spec": {"monitoring": {"enabled": false}}});

@@ -134,7 +134,7 @@ fn open(policies: &[NetworkPolicy]) -> BTreeSet<String> {
     let (places, mut open) = (places(), BTreeSet::new());
     for (to, target) in places.iter().filter(|(name, _)| Part::ALL.iter().any(|part| part.name() == **name)) {
         for (from, source) in &places {
-            for port in [4369, 25672, 5672, 15672, 15692, 27017, 9090, 3000, 8080, 22] {
+            for port in [4369, 25672, 5672, 15672, 15692, 27017, 9090, 3000, 8080, 8081, 8082, 8443, 22] {
                 if passes(policies, source, target, ("TCP", port)) {
                     open.insert(format!("{from} → {to} {port}"));
                 }
@@ -167,6 +167,8 @@ const OPEN: &str = "
     prometheus → consumer 9090
     prometheus → liveview 3000
     edge → liveview 3000
+    prometheus → edge 8081
+    prometheus → edge 8082
     prometheus → edge 8080
     operator → edge 8080
     impostor → edge 8080
@@ -200,7 +202,7 @@ fn clients_elsewhere_are_let_in_where_the_resource_names_them_and_metrics_can_be
     let research = json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "research"}}}]);
     let open = open(&policies(json!({"networkPolicy": {"clientsFrom": research, "metricsFrom": []}})));
     let mut wanted = ways(OPEN);
-    wanted.retain(|way| !way.starts_with("prometheus") || way.contains("edge"));
+    wanted.retain(|way| !way.starts_with("prometheus") || way.ends_with("edge 8080"));
     wanted.extend(["research → broker 5672".into(), "research → database 27017".into()]);
     assert_eq!(open, wanted);
 }
@@ -212,6 +214,20 @@ fn what_somebody_else_runs_can_be_reached_wherever_it_is_by_those_that_use_it() 
     assert_eq!(policies.len(), 4);
     for (part, reaches) in [("publisher", true), ("consumer", true), ("liveview", true), ("edge", false)] {
         assert_eq!(passes(&policies, &places[part], &places["browser"], ("TCP", 5671)), reaches, "{part}");
+    }
+}
+
+#[test]
+fn the_page_is_anybodys_in_the_modes_without_nginx_and_https_with_a_certificate() {
+    let (places, tls) = (places(), policies(json!({"edge": {"tls": {"secretName": "x"}}})));
+    let gateway = json!({"mode": "Gateway", "gateway": {"parentRef": {"name": "public"}}});
+    for edge in [json!({"mode": "None"}), json!({"mode": "Ingress"}), gateway] {
+        let policies = policies(json!({"edge": edge}));
+        assert!(passes(&policies, &places["browser"], &places["liveview"], ("TCP", 3000)), "{edge}");
+    }
+    assert!(!passes(&tls, &places["browser"], &places["liveview"], ("TCP", 3000)));
+    for (port, is_open) in [(8080, true), (8443, true), (8081, false), (8082, false)] {
+        assert_eq!(passes(&tls, &places["browser"], &places["edge"], ("TCP", port)), is_open, "{port}");
     }
 }
 

@@ -114,7 +114,7 @@ async fn until<T, F: Future<Output = Option<T>>>(condition: &str, look: impl FnM
 async fn one_resource_becomes_all_children_and_a_status_that_says_what_is_missing() {
     let world = World::new().await;
     world.create("demo", &["MSFT", "BRK.B"]).await;
-    let children = world.all_children(21).await;
+    let children = world.all_children(22).await;
     assert!(children.contains_key("Deployment/demo-consumer-msft"), "{children:?}");
     let pipeline = world.observed("demo").await;
     let status = pipeline.status.unwrap();
@@ -143,7 +143,7 @@ async fn a_second_pass_over_an_unchanged_world_writes_nothing() {
     let world = World::new().await;
     world.create("demo", &["MSFT"]).await;
     world.observed("demo").await;
-    let before = world.all_children(19).await;
+    let before = world.all_children(20).await;
     // A fresh operator knows nothing of the passes before it and makes a whole one.
     world.stop.cancel();
     world.operator.await.unwrap().unwrap();
@@ -171,7 +171,7 @@ async fn a_second_pass_over_an_unchanged_world_writes_nothing() {
 async fn a_deleted_or_edited_child_comes_back_as_it_was() {
     let world = World::new().await;
     world.create("demo", &["MSFT"]).await;
-    let before = world.all_children(19).await;
+    let before = world.all_children(20).await;
     world.observed("demo").await;
     let secrets = world.api::<Secret>();
     let credentials = secrets.get("demo-broker-credentials").await.unwrap();
@@ -202,7 +202,7 @@ async fn a_deleted_or_edited_child_comes_back_as_it_was() {
 async fn removing_a_company_removes_its_children_and_nothing_else() {
     let world = World::new().await;
     world.create("demo", &["MSFT", "TSLA"]).await;
-    let before = world.all_children(21).await;
+    let before = world.all_children(22).await;
     world.observed("demo").await;
     let stranger = ConfigMap {
         metadata: ObjectMeta {
@@ -307,7 +307,7 @@ async fn retained_data_belongs_to_nobody_and_is_taken_up_by_the_next_pipeline_of
 async fn consumers_that_stand_by_come_with_a_disruption_budget_and_go_with_it() {
     let world = World::new().await;
     world.create("demo", &["MSFT", "TSLA"]).await;
-    let alone = world.all_children(21).await;
+    let alone = world.all_children(22).await;
     let pods = async |replicas: i32, flush_after: Option<&str>, children: usize| {
         let change = json!({"spec": {"consumer": {"replicas": replicas, "flushAfter": flush_after}}});
         world.api::<StockPipeline>().patch("demo", &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
@@ -319,12 +319,12 @@ async fn consumers_that_stand_by_come_with_a_disruption_budget_and_go_with_it() 
         .await;
         children
     };
-    let with_standbys = pods(3, Some("1m30s"), 23).await;
+    let with_standbys = pods(3, Some("1m30s"), 24).await;
     assert!(with_standbys.contains_key("PodDisruptionBudget/demo-consumer-msft"), "{with_standbys:?}");
     // The number of pods is in no template: a standby that comes or goes replaces no pod.
     let template = async || world.api::<Deployment>().get("demo-consumer-msft").await.unwrap().spec.unwrap().template;
     let before = template().await;
-    let without = pods(1, Some("1m30s"), 21).await;
+    let without = pods(1, Some("1m30s"), 22).await;
     assert!(without.keys().eq(alone.keys()), "{without:?}");
     assert_eq!(template().await, before);
     world.end().await;
@@ -437,6 +437,36 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
             "port",
             json!({"companies": one, "edge": {"service": {"nodePort": 30080}}}),
             "service.nodePort needs service.type",
+        ),
+        (
+            "local",
+            json!({"companies": one, "edge": {"service": {"externalTrafficPolicy": "Local"}}}),
+            "service.externalTrafficPolicy needs service.type",
+        ),
+        (
+            "secure",
+            json!({"companies": one, "edge": {"tls": {"secretName": "x"}, "service": {"type": "NodePort"}}}),
+            "edge.tls with service.type NodePort needs service.httpsNodePort",
+        ),
+        (
+            "nowhere",
+            json!({"companies": one, "edge": {"mode": "Gateway"}}),
+            "edge.mode Gateway needs edge.gateway.parentRef",
+        ),
+        (
+            "whose",
+            json!({"companies": one, "edge": {"mode": "Ingress", "tls": {"secretName": "x"}}}),
+            "edge.tls is NGINX's",
+        ),
+        (
+            "proxies",
+            json!({"companies": one, "edge": {"trustedProxies": ["10.0.0.0/8", "1.2.3.4; include /etc/passwd"]}}),
+            "edge.trustedProxies are IP addresses or networks",
+        ),
+        (
+            "burst",
+            json!({"companies": one, "edge": {"limits": {"burst": 5}}}),
+            "limits.burst needs limits.requestsPerSecond",
         ),
         (
             "label",

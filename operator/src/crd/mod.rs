@@ -1,6 +1,7 @@
 //! The StockPipeline resource: data, defaults and the rules the API server itself can judge.
 //! Rule: a field exists when a user would miss it; what the schema refuses, it refuses with a sentence.
 
+mod edge;
 mod external;
 mod monitoring;
 mod network;
@@ -8,6 +9,9 @@ mod status;
 mod storage;
 mod template;
 
+pub use edge::{
+    Edge, EdgeGateway, EdgeIngress, EdgeLimits, EdgeMode, EdgeService, EdgeTls, GatewayRef, ServiceType, TrafficPolicy,
+};
 pub use external::{ExternalBroker, ExternalDatabase};
 pub use monitoring::Monitoring;
 pub use network::NetworkPolicy;
@@ -93,7 +97,7 @@ pub struct StockPipelineSpec {
     #[serde(default)]
     pub liveview: Liveview,
 
-    /// NGINX in front of liveview.
+    /// How the page is reached: by an NGINX of its own, an Ingress or a Gateway.
     #[serde(default)]
     pub edge: Edge,
 
@@ -350,52 +354,6 @@ pub struct Liveview {
     pub template: Template,
 }
 
-/// NGINX in front of liveview.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Edge {
-    /// Pods; 0 serves nothing.
-    #[serde(default = "defaults::web_replicas")]
-    #[schemars(range(min = 0, max = 100))]
-    pub replicas: i32,
-    /// How the edge is reached.
-    #[serde(default)]
-    pub service: EdgeService,
-    /// How its pods run.
-    #[serde(default, skip_serializing_if = "Template::is_empty")]
-    pub template: Template,
-}
-
-/// The Service in front of NGINX; its port is 80.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.nodePort) || self.type != 'ClusterIP'")
-    .message("service.nodePort needs service.type NodePort or LoadBalancer"))]
-pub struct EdgeService {
-    /// Type of the Service.
-    #[serde(default, rename = "type")]
-    pub type_: ServiceType,
-    /// Port on every node, for the types NodePort and LoadBalancer; the cluster chooses one unless set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65535))]
-    pub node_port: Option<i32>,
-    /// Annotations of the Service, as load balancers want them.
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    pub annotations: std::collections::BTreeMap<String, String>,
-}
-
-/// Type of a Service.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ServiceType {
-    /// Inside the cluster only; the default.
-    #[default]
-    ClusterIP,
-    /// On a port of every node.
-    NodePort,
-    /// Through the cloud's load balancer.
-    LoadBalancer,
-}
-
 /// Defaults of the resource, each said once.
 mod defaults {
     pub(super) fn yes() -> bool {
@@ -480,12 +438,6 @@ impl Default for Database {
 impl Default for Liveview {
     fn default() -> Self {
         Self { replicas: defaults::web_replicas(), template: Template::default() }
-    }
-}
-
-impl Default for Edge {
-    fn default() -> Self {
-        Self { replicas: defaults::web_replicas(), service: EdgeService::default(), template: Template::default() }
     }
 }
 

@@ -1,7 +1,9 @@
-//! The live page: Deployment, headless Service, disruption budget.
+//! The live page: Deployment, two Services, disruption budget.
 //! Rule: the Service names only ready pods, and a pod leaves it before it stops serving.
 
-use k8s_openapi::api::core::v1::{Container, Lifecycle, LifecycleHandler, Service, ServiceSpec, SleepAction};
+use k8s_openapi::api::core::v1::{
+    Container, Lifecycle, LifecycleHandler, Service, ServicePort, ServiceSpec, SleepAction,
+};
 use wire::env;
 
 use super::{Objects, Replace, pod, workload};
@@ -21,6 +23,19 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
             cluster_ip: Some("None".into()),
             selector: Some(selector.clone()),
             ports: Some(vec![super::service_port("http", env::default::PORT, "http")]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    });
+    objects.services.push(Service {
+        metadata: super::metadata(plan, names::page(&plan.name), &selector),
+        spec: Some(ServiceSpec {
+            selector: Some(selector.clone()),
+            ports: Some(vec![ServicePort {
+                // Gateways let sockets through by this (GEP-1911).
+                app_protocol: Some("kubernetes.io/ws".into()),
+                ..super::service_port("http", 80, "http")
+            }]),
             ..ServiceSpec::default()
         }),
         status: None,

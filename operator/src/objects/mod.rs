@@ -25,7 +25,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Secret, Service, ServicePort,
     ServiceSpec, Toleration, VolumeResourceRequirements,
 };
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
@@ -33,6 +33,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest, Sha256};
 
 use crate::crd::{DeletionPolicy, Storage};
+use crate::http_route::HTTPRoute;
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::pod_monitor::PodMonitor;
@@ -56,6 +57,10 @@ pub struct Objects {
     pub deployments: Vec<Deployment>,
     /// What runs once.
     pub jobs: Vec<Job>,
+    /// The page by way of an ingress controller.
+    pub ingresses: Vec<Ingress>,
+    /// The page by way of a Gateway.
+    pub http_routes: Vec<HTTPRoute>,
     /// What Prometheus is told.
     pub pod_monitors: Vec<PodMonitor>,
 }

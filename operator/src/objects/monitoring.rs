@@ -1,15 +1,15 @@
-//! What Prometheus is told of a pipeline: one PodMonitor for broker, publishers, consumers and liveview.
+//! What Prometheus is told of a pipeline: one PodMonitor for all parts but the database.
 //! Rule: the labels that the chart's alerts and dashboard go by, `pipeline`, `component` and `company`, are made here.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::Objects;
+use super::{Objects, edge};
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::pod_monitor::{Endpoint, PodMonitor, PodMonitorSpec, Relabeling};
 
 /// The parts that have figures.
-const PARTS: [Part; 4] = [Part::Broker, Part::Publisher, Part::Consumer, Part::Liveview];
+const PARTS: [Part; 5] = [Part::Broker, Part::Publisher, Part::Consumer, Part::Liveview, Part::Edge];
 
 /// Adds the PodMonitor.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
@@ -20,7 +20,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     let own = selector.match_labels.clone().unwrap_or_default();
     let mut labels = plan.monitoring.labels.clone();
     labels.extend(names::labels(&own));
-    // Broker, publishers and consumers call the port `metrics`; liveview has its figures on that of its page.
+    // All call the port `metrics`; but each pod of the edge has two of them, and liveview has its figures on that of its page.
     let endpoint = |port: &str| Endpoint {
         port: port.into(),
         path: "/metrics".into(),
@@ -35,7 +35,10 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     };
     objects.pod_monitors.push(PodMonitor {
         metadata: ObjectMeta { labels: Some(labels), ..super::metadata(plan, plan.name.clone(), &own) },
-        spec: PodMonitorSpec { selector, pod_metrics_endpoints: vec![endpoint("metrics"), endpoint("http")] },
+        spec: PodMonitorSpec {
+            selector,
+            pod_metrics_endpoints: ["metrics", edge::TWIN_METRICS, "http"].map(endpoint).into(),
+        },
     });
 }
 

@@ -34,7 +34,8 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         Some(own.chain(policy.clients_from.iter().cloned()).collect())
     };
     let operator = || Some(vec![operator(plan)]);
-    let metrics = |port| (Some(policy.metrics_from.clone()), vec![port]);
+    let metrics_of = |ports| (Some(policy.metrics_from.clone()), ports);
+    let metrics = |port| metrics_of(vec![port]);
     let to = |of, port| (Some(vec![part(of)]), vec![port]);
     // Where somebody else's is, and on which port, only the Secret says.
     let anywhere = || (None, Vec::new());
@@ -72,11 +73,17 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
 
     add(Part::Consumer, all(Part::Consumer), vec![metrics(programs)], vec![to_broker(), to_database()]);
 
-    let ingress = vec![to(Part::Edge, env::default::PORT), metrics(env::default::PORT)];
+    // Where an ingress controller or a Gateway runs is not known here, nor who calls the Service that leads to the page itself.
+    let ingress = match plan.edge_way.page_is_public {
+        true => vec![(None, vec![env::default::PORT])],
+        false => vec![to(Part::Edge, env::default::PORT), metrics(env::default::PORT)],
+    };
     add(Part::Liveview, all(Part::Liveview), ingress, vec![to_database()]);
 
-    let anybody = (None, vec![edge::PORT]);
-    add(Part::Edge, all(Part::Edge), vec![anybody], vec![to(Part::Liveview, env::default::PORT)]);
+    if plan.edge_way.nginx {
+        let ingress = vec![(None, edge::public_ports(plan)), metrics_of(edge::METRICS.to_vec())];
+        add(Part::Edge, all(Part::Edge), ingress, vec![to(Part::Liveview, env::default::PORT)]);
+    }
 }
 
 fn spec(selector: LabelSelector, ingress: Vec<Way>, egress: Vec<Way>) -> NetworkPolicySpec {
