@@ -63,7 +63,18 @@ pub enum Error {
         /// Name of the Secret.
         name: String,
         /// The missing key.
-        key: &'static str,
+        key: String,
+    },
+    /// A Secret of generated credentials is gone, and the data that is locked with it is not.
+    #[error(
+        "secret {name} is gone, and the data that is locked with it is there: restore it from a backup, or from what a pod of {set} still \
+         has (README, \"A lost Secret\"); the operator does not make a second one, which would open nothing"
+    )]
+    LostSecret {
+        /// Name of the Secret.
+        name: String,
+        /// The StatefulSet whose pods use it.
+        set: String,
     },
 }
 
@@ -116,6 +127,7 @@ impl Error {
             Self::Leaving { .. } | Self::TookTooLong(_) => Retry::Soon,
             Self::Foreign { .. }
             | Self::IncompleteSecret { .. }
+            | Self::LostSecret { .. }
             | Self::VolumeCannotGrow(_)
             | Self::KeptVolume { .. } => Retry::Later,
             Self::Kubernetes { source, .. } => match source.as_ref() {
@@ -130,7 +142,8 @@ impl Error {
         match self {
             Self::Kubernetes { name, .. } | Self::Foreign { name, .. } | Self::Leaving { name, .. } => Some(name),
             Self::Unreadable(_) | Self::InvalidSpec(_) | Self::TookTooLong(_) => None,
-            Self::IncompleteSecret { .. } | Self::VolumeCannotGrow(_) | Self::KeptVolume { .. } => None,
+            Self::IncompleteSecret { .. } | Self::LostSecret { .. } => None,
+            Self::VolumeCannotGrow(_) | Self::KeptVolume { .. } => None,
         }
     }
 
@@ -144,7 +157,7 @@ impl Error {
             Self::TookTooLong(_) => "TookTooLong",
             Self::VolumeCannotGrow(_) => "VolumeCannotGrow",
             Self::KeptVolume { .. } => "KeptVolume",
-            Self::IncompleteSecret { .. } => "IncompleteSecret",
+            Self::IncompleteSecret { .. } | Self::LostSecret { .. } => "IncompleteSecret",
             Self::Kubernetes { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 422 => "ImmutableOrInvalid",
                 kube::Error::Api(status) if status.code == 403 => "Forbidden",

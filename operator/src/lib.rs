@@ -10,6 +10,7 @@ pub mod claims;
 mod companies;
 pub mod compare;
 pub mod crd;
+pub mod credentials;
 pub mod database;
 pub mod discovery;
 pub mod edge;

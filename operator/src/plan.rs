@@ -5,22 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
 use crate::broker;
+use crate::broker::users::User;
 use crate::claims::Size;
 use crate::crd::{
     self, Broker, Database, DeletionPolicy, Edge, Liveview, Monitoring, NetworkPolicy, StockPipeline,
     StockPipelineSpec, Template,
 };
+use crate::credentials::{Credentials, Generation, REPLICA_SET, Role, key};
 use crate::database;
 use crate::edge::Way;
 use crate::error::Error;
 use crate::external::External;
 use crate::leaving::{Leaving, Step};
 use crate::names::{self, Part};
-use crate::read::{self, Credentials, key};
+use crate::objects::AMQP;
 
 /// Most members of the database (`spec.database.replicas`).
 const MEMBERS_MAX: i32 = 7;
@@ -279,7 +282,7 @@ impl Plan {
     /// What `crate::database` looks after; `outdated` are the ordinals of the pods that are to be replaced.
     pub fn database_wanted(&self, outdated: &[i32]) -> database::Wanted {
         database::Wanted {
-            set: read::REPLICA_SET.into(),
+            set: REPLICA_SET.into(),
             members: self.database_members(),
             others: (self.database.replicas..self.database_size.pods)
                 .map(|ordinal| self.database_member(ordinal))
@@ -292,24 +295,55 @@ impl Plan {
 
     /// The database's users.
     pub fn database_credentials(&self) -> database::Credentials {
-        let account = |name: &str, password: &str| database::Account { name: name.into(), password: password.into() };
+        self.database_credentials_of(&self.credentials.database.current)
+    }
+
+    /// The database's users of one generation.
+    pub fn database_credentials_of(&self, generation: &Generation) -> database::Credentials {
         database::Credentials {
-            key: self.credentials.database_keyfile.clone(),
-            administrator: account(read::ADMINISTRATOR_USER, &self.credentials.database_administrator),
-            application: account(read::APPLICATION_USER, &self.credentials.database_application),
-            monitoring: account(read::MONITORING_USER, &self.credentials.database_monitoring),
+            key: self.credentials.database.mutual.clone(),
+            administrator: generation.account(Role::Administrator),
+            application: generation.account(Role::Application),
+            monitoring: generation.account(Role::Monitoring),
         }
     }
 
-    /// The connection string of publisher, consumer and liveview.
+    /// The connection string of consumer and liveview.
     pub fn database_url(&self) -> String {
+        let application = self.credentials.database.current.account(Role::Application);
         database::connection_string(
             &self.database_members(),
-            read::APPLICATION_USER,
-            &self.credentials.database_application,
+            &application.name,
+            &application.password,
             wire::env::default::MONGODB_DB,
-            read::REPLICA_SET,
+            REPLICA_SET,
         )
+    }
+
+    /// The address of publisher and consumer.
+    pub fn broker_url(&self) -> String {
+        let application = self.credentials.broker.current.account(Role::Application);
+        let host = format!("{}.{}.svc", names::part(&self.name, Part::Broker), self.namespace);
+        format!("amqp://{}:{}@{host}:{AMQP}/%2f", application.name, application.password)
+    }
+
+    /// The content of the Secret of broker or database: what was generated, and what is derived from it.
+    pub fn secret(&self, part: Part) -> BTreeMap<String, ByteString> {
+        let credentials = self.credentials.of(part);
+        let mut data = credentials.data();
+        let mut derive = |key: &str, text: String| data.insert(key.to_owned(), ByteString(text.into_bytes()));
+        if part == Part::Broker {
+            // Counts for a broker without any data: its first user.
+            let database::Account { name, password } = credentials.current.account(Role::Administrator);
+            derive(
+                key::CONFIGURATION,
+                format!("default_user = {name}\ndefault_pass = {password}\ndefault_user_tags.administrator = true\n"),
+            );
+            derive(key::URL, self.broker_url());
+        } else {
+            derive(key::URL, self.database_url());
+        }
+        data
     }
 
     /// A node of the broker, `rabbit@host`.
@@ -328,7 +362,9 @@ impl Plan {
         let service = names::part(&self.name, Part::Broker);
         broker::Wanted {
             management_url: format!("http://{service}.{}.svc:15672", self.namespace),
-            login: broker::Login { user: read::BROKER_USER.into(), password: self.credentials.broker_password.clone() },
+            login: self.credentials.broker.current.account(Role::Administrator).into(),
+            users: self.broker_users(),
+            former: self.credentials.broker.current.former(),
             nodes: (0..self.broker.replicas).map(|ordinal| self.broker_node(ordinal)).collect(),
             others: (self.broker.replicas..NODES_MAX).map(|ordinal| self.broker_node(ordinal)).collect(),
             formed: self.broker_formed,
@@ -338,6 +374,19 @@ impl Plan {
             companies: self.companies.iter().map(|company| company.symbol.clone()).collect(),
             removed: self.leaving.iter().map(Leaving::removed).collect(),
         }
+    }
+
+    /// The users that the broker has to have besides the one it began with: those of the programs, and those that will follow.
+    fn broker_users(&self) -> Vec<User> {
+        let user = |(role, account): (Role, database::Account), in_use| User {
+            login: account.into(),
+            administrator: role == Role::Administrator,
+            in_use,
+        };
+        let credentials = &self.credentials.broker;
+        let current = credentials.current.accounts().filter(|(role, _)| *role != Role::Administrator);
+        let next = credentials.next.iter().flat_map(Generation::accounts);
+        current.map(|account| user(account, true)).chain(next.map(|account| user(account, false))).collect()
     }
 
     /// The companies whose last windows may be short: their publishers are stopped, and nothing is to be left in their queues.

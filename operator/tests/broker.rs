@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use operator::broker::decision::{Seen, next_steps, policies};
 use operator::broker::management::{Management, Policy};
-use operator::broker::{BrokerError, DeleteQueue, QUORUM_POLICY, Removed, Report, Wanted, converge};
+use operator::broker::users::{State, User};
+use operator::broker::{BrokerError, DeleteQueue, Login, QUORUM_POLICY, Removed, Report, Wanted, converge};
 use rabbitmq::wanted;
 use reqwest::Client;
 use tokio::sync::Mutex;
@@ -47,6 +48,7 @@ async fn look(http: &Client, wanted: &Wanted) -> Seen {
         nodes: management.nodes().await.unwrap(),
         policies: management.policies().await.unwrap(),
         queues: management.queues().await.unwrap(),
+        ..Seen::default()
     }
 }
 
@@ -67,8 +69,7 @@ async fn every_company_gets_its_queue_whatever_its_symbol() {
     let _guard = POLICIES.lock().await;
     let http = Client::new();
     let wanted = wanted(&["MSFT", "BRK.B", "^GSPC", "EURUSD=X", "0700.HK", &"X".repeat(40)]);
-    let first = converge(&http, &wanted).await.unwrap();
-    assert!(first.ready, "{first:?}");
+    let first = until(&http, &wanted, |report| report.ready).await;
     assert_eq!((first.nodes_running, first.waiting_for), (1, None));
     let report = until(&http, &wanted, |report| {
         report.queues.values().all(|queue| queue.ready.is_some() && queue.consumers.is_some())
@@ -190,6 +191,54 @@ async fn a_wrong_password_is_an_error_with_a_remedy_and_never_printed() {
     assert!(matches!(error, BrokerError::Unauthorized { status: 401, .. }), "{error:?}");
     let text = format!("{error} {error:?} {wanted:?}");
     assert!(text.contains("Secret") && !text.contains("hidden"), "{text}");
+}
+
+/// A name that no other run has.
+fn user(name: &str, password: &str) -> User {
+    let login =
+        Login { user: format!("{name}-{}", jiff::Timestamp::now().as_microsecond()), password: password.into() };
+    User { login, administrator: false, in_use: true }
+}
+
+async fn amqp(user: &User) -> lapin::Result<lapin::Connection> {
+    let address: lapin::uri::AMQPUri = std::env::var("STOCK_TEST_RABBITMQ_URL").unwrap().parse().unwrap();
+    let Login { user, password } = user.login.clone();
+    let (host, port) = (&address.authority.host, address.authority.port);
+    let url = format!("amqp://{user}:{}@{host}:{port}/%2f", password.replace(' ', "%20"));
+    lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await
+}
+
+#[tokio::test]
+async fn the_programs_user_may_use_queues_and_not_the_management_interface() {
+    let _guard = POLICIES.lock().await;
+    let http = Client::new();
+    let mut wanted = wanted(&["MSFT"]);
+    let mut application = user("application", "only for tests");
+    wanted.users = vec![application.clone()];
+    assert!(amqp(&application).await.is_err());
+    let current = |report: &Report| report.ready && report.users.values().all(|state| *state == State::Current);
+    let report = until(&http, &wanted, current).await;
+    assert_eq!(report.users.len(), 1);
+    let connection = amqp(&application).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let options = lapin::options::QueueDeclareOptions { exclusive: true, ..Default::default() };
+    channel.queue_declare(application.login.user.clone().into(), options, Default::default()).await.unwrap();
+    let its = Wanted { login: application.login.clone(), ..wanted.clone() };
+    let refused = converge(&http, &its).await.unwrap_err();
+    assert!(matches!(refused, BrokerError::Unauthorized { .. }), "{refused:?}");
+
+    // Edited in the Secret: programs hold the old one, so it stays. Of a user that nobody uses yet it becomes the password.
+    application.login.password = "edited".to_owned();
+    wanted.users = vec![application.clone()];
+    let report = converge(&http, &wanted).await.unwrap();
+    assert_eq!(report.users[&application.login.user], State::OtherPassword);
+    assert!(amqp(&application).await.is_err());
+    wanted.users[0].in_use = false;
+    until(&http, &wanted, current).await;
+    drop(amqp(&application).await.unwrap());
+    let path = format!("users/{}", application.login.user);
+    assert_eq!(request(&http, &wanted, reqwest::Method::DELETE, &path, None).await, 204);
+    clear(&http, &wanted).await;
 }
 
 #[tokio::test]

@@ -2,13 +2,17 @@
 //! `make golden` writes the files anew; read the diff before you commit it.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
 use operator::crd::StockPipeline;
+use operator::credentials::{Credentials, PartCredentials};
+use operator::names::Part;
 use operator::objects::{self, Objects};
 use operator::plan::{Images, Plan};
-use operator::read::Credentials;
 use serde::Serialize;
+use serde_json::json;
 
 fn images() -> Images {
     Images {
@@ -21,14 +25,19 @@ fn images() -> Images {
 }
 
 fn credentials() -> Credentials {
-    Credentials {
-        broker_password: "hush-broker".into(),
-        broker_cookie: "hush-cookie".into(),
-        database_keyfile: "hush-keyfile".into(),
-        database_administrator: "hush-administrator".into(),
-        database_application: "hush-application".into(),
-        database_monitoring: "hush-monitoring".into(),
-    }
+    let of = |part, data: serde_json::Value| {
+        let secret: Secret = serde_json::from_value(json!({"stringData": data})).unwrap();
+        let data = secret.string_data.unwrap().into_iter().map(|(key, text)| (key, ByteString(text.into_bytes())));
+        PartCredentials::read(part, &Secret { data: Some(data.collect()), ..Secret::default() }).unwrap()
+    };
+    let broker = json!({
+        "password": "hush-broker", "application-password": "hush-broker-application", "erlang-cookie": "hush-cookie",
+    });
+    let database = json!({
+        "keyfile": "hush-keyfile", "administrator-password": "hush-administrator",
+        "application-password": "hush-application", "monitoring-password": "hush-monitoring",
+    });
+    Credentials { broker: of(Part::Broker, broker), database: of(Part::Database, database) }
 }
 
 /// Reads an example as the API server would hand it out.

@@ -8,10 +8,10 @@ use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, Network
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use operator::crd::StockPipeline;
+use operator::credentials::Credentials;
 use operator::names::{self, Part};
 use operator::objects;
 use operator::plan::{Images, Plan};
-use operator::read::Credentials;
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "markets";
@@ -59,16 +59,8 @@ fn policies(more: Value) -> Vec<NetworkPolicy> {
     }))
     .unwrap();
     let word = || "x".to_owned();
-    let credentials = Credentials {
-        broker_password: word(),
-        broker_cookie: word(),
-        database_keyfile: word(),
-        database_administrator: word(),
-        database_application: word(),
-        database_monitoring: word(),
-    };
     let images = Images { workloads: word(), broker: word(), database: word(), edge: word(), pull_policy: None };
-    let mut plan = Plan::new(&pipeline, &images, credentials).unwrap();
+    let mut plan = Plan::new(&pipeline, &images, Credentials::generate(None)).unwrap();
     plan.operator_namespace = "stockpipeline".into();
     objects::build(&plan).network_policies
 }

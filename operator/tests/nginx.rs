@@ -14,9 +14,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use operator::crd::StockPipeline;
+use operator::credentials::Credentials;
 use operator::objects;
 use operator::plan::{Images, Plan};
-use operator::read::Credentials;
 use serde_json::json;
 
 /// Ports in place of those of a pod, which others on this machine may have.
@@ -248,14 +248,7 @@ fn files(edge: serde_json::Value) -> BTreeMap<String, String> {
     }))
     .unwrap();
     let word = || "x".to_owned();
-    let credentials = Credentials {
-        broker_password: word(),
-        broker_cookie: word(),
-        database_keyfile: word(),
-        database_administrator: word(),
-        database_application: word(),
-        database_monitoring: word(),
-    };
+    let credentials = Credentials::generate(None);
     let images = Images { workloads: word(), broker: word(), database: word(), edge: word(), pull_policy: None };
     let objects = objects::build(&Plan::new(&pipeline, &images, credentials).unwrap());
     let is_edge = |map: &&k8s_openapi::api::core::v1::ConfigMap| map.metadata.name.as_deref() == Some("demo-edge");

@@ -215,7 +215,7 @@ fn a_pass_that_asked_nobody_leaves_what_was_known_of_broker_and_database() {
     let mut pipeline = pipeline();
     pipeline.status = Some(status::of(&pipeline, &all_well(), now()));
     let mut seen = Seen { broker: None, database: None, ..all_well() };
-    seen.errors.push(Error::IncompleteSecret { name: "demo-broker-credentials".into(), key: "password" });
+    seen.errors.push(Error::IncompleteSecret { name: "demo-broker-credentials".into(), key: "password".into() });
     let status = status::of(&pipeline, &seen, later(5));
     assert_eq!(condition(&status, "BrokerReady").0, "True");
     assert_eq!(condition(&status, "Ready").1, "IncompleteSecret");

@@ -8,6 +8,7 @@ use wire::queue::QueueType;
 
 use super::management::{Login, Node, Policy, Queue};
 use super::membership;
+use super::users::{State, User};
 
 /// Milliseconds a consumer may hold a message: seven days. The broker closes the channel of a consumer that holds one for
 /// longer (30 minutes by default; RabbitMQ manual, "Delivery Acknowledgement Timeout"), and a window of 1000 events of a
@@ -26,6 +27,10 @@ pub struct Wanted {
     pub management_url: String,
     /// An administrator of the broker.
     pub login: Login,
+    /// Users that have to be there besides it.
+    pub users: Vec<User>,
+    /// Names of the users before these.
+    pub former: Vec<String>,
     /// The nodes, `rabbit@host`, by ordinal.
     pub nodes: Vec<String>,
     /// Further nodes, should the cluster know them: they leave once no queue needs them.
@@ -67,6 +72,10 @@ pub enum DeleteQueue {
 pub struct Seen {
     /// All the cluster knows, running or not.
     pub nodes: Vec<Node>,
+    /// The wanted users, by name.
+    pub users: BTreeMap<String, State>,
+    /// Those of the former ones that are there.
+    pub former: Vec<String>,
     /// By name.
     pub policies: BTreeMap<String, Policy>,
     /// By name.
@@ -83,6 +92,10 @@ impl Seen {
 /// One act on the broker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
+    /// Makes a user with its password, and lets it do what it has to.
+    PutUser(User),
+    /// Lets a user do what it has to.
+    PermitUser(User),
     /// Makes a policy, or makes it what it has to be.
     PutPolicy {
         /// Its name.
@@ -137,13 +150,14 @@ pub fn is_gone(removed: &Removed, seen: &Seen) -> bool {
     removed.delete.is_some() && !seen.queues.contains_key(&removed.company) && deletions(removed, seen).is_empty()
 }
 
-/// Everything that is missing and can be made now, policies first so that no queue lives a moment without its own.
+/// Everything that is missing and can be made now: users, for whom programs wait, and policies, so that no queue lives a moment without its own.
 pub fn next_steps(wanted: &Wanted, seen: &Seen) -> Vec<Step> {
-    let mut steps: Vec<Step> = policies()
+    let mut steps: Vec<Step> = wanted.users.iter().filter_map(|user| user_step(user, seen)).collect();
+    let policies = policies()
         .into_iter()
         .filter(|(name, policy)| seen.policies.get(*name) != Some(policy))
-        .map(|(name, policy)| Step::PutPolicy { name, policy })
-        .collect();
+        .map(|(name, policy)| Step::PutPolicy { name, policy });
+    steps.extend(policies);
     if may_declare(wanted, seen) {
         let missing = wanted.companies.iter().filter(|company| !seen.queues.contains_key(*company));
         steps.extend(
@@ -154,6 +168,16 @@ pub fn next_steps(wanted: &Wanted, seen: &Seen) -> Vec<Step> {
     steps.extend(wanted.removed.iter().flat_map(|removed| deletions(removed, seen)));
     steps.extend(membership::next_changes(wanted, seen));
     steps
+}
+
+fn user_step(user: &User, seen: &Seen) -> Option<Step> {
+    match seen.users.get(&user.login.user)? {
+        State::Missing => Some(Step::PutUser(user.clone())),
+        // Programs hold the old one: they are moved to another user (see `crate::rotation`).
+        State::OtherPassword => (!user.in_use).then(|| Step::PutUser(user.clone())),
+        State::NotPermitted => Some(Step::PermitUser(user.clone())),
+        State::Current => None,
+    }
 }
 
 /// A new cluster is complete before its first queue, so that no event lies on one node only. Later, a node that is down or

@@ -93,7 +93,7 @@ async fn manage(management: &Management<'_>, wanted: &Wanted<'_>) -> Report {
         Err(failure) => return waits(told(&failure, wanted, management.login)),
     };
     // Alarms are for monitoring users to see; who is none learns of them by the publishers.
-    let mut seen = Seen { nodes: nodes.unwrap_or_default(), policies: BTreeMap::new(), queues };
+    let mut seen = Seen { nodes: nodes.unwrap_or_default(), queues, ..Seen::default() };
     let without_policies = match policies {
         Ok(policies) => {
             seen.policies = policies;
@@ -145,6 +145,8 @@ fn judged(wanted: &Wanted<'_>) -> decision::Wanted {
     decision::Wanted {
         management_url: String::new(),
         login: Login { user: String::new(), password: String::new() },
+        users: Vec::new(),
+        former: Vec::new(),
         nodes: Vec::new(),
         others: Vec::new(),
         formed: true,

@@ -10,6 +10,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::users::{Listed, Permission, User};
+use crate::database::Account;
+
 /// Longest request.
 const REQUEST: Duration = Duration::from_secs(3);
 /// Queues per answer; the interface allows at most 500 (RabbitMQ manual, "HTTP API", pagination).
@@ -24,6 +27,12 @@ pub struct Login {
     pub user: String,
     /// Password.
     pub password: String,
+}
+
+impl From<Account> for Login {
+    fn from(account: Account) -> Self {
+        Self { user: account.name, password: account.password }
+    }
 }
 
 impl fmt::Debug for Login {
@@ -167,6 +176,44 @@ impl Management<'_> {
     pub async fn policies(&self) -> Result<BTreeMap<String, Policy>, Failure> {
         let policies: Vec<NamedPolicy> = self.get(&self.of_host("policies", "")).await?;
         Ok(policies.into_iter().map(|named| (named.name, named.policy)).collect())
+    }
+
+    /// All users.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn users(&self) -> Result<Vec<Listed>, Failure> {
+        self.get("users?columns=name,password_hash,hashing_algorithm").await
+    }
+
+    /// What users may do in which virtual host.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn permissions(&self) -> Result<Vec<Permission>, Failure> {
+        self.get("permissions?columns=user,vhost,configure,write,read").await
+    }
+
+    /// Makes a user, or gives it this password and these tags. It may do nothing yet.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn put_user(&self, user: &User) -> Result<(), Failure> {
+        let tags = if user.administrator { "administrator" } else { "" };
+        let body = serde_json::json!({"password": user.login.password, "tags": tags});
+        send(self.request(Method::PUT, &format!("users/{}", encode(&user.login.user))).json(&body)).await?;
+        Ok(())
+    }
+
+    /// Lets a user do everything in the virtual host.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn permit(&self, user: &str) -> Result<(), Failure> {
+        let path = self.of_host("permissions", user);
+        let all = serde_json::json!({"configure": ".*", "write": ".*", "read": ".*"});
+        send(self.request(Method::PUT, &path).json(&all)).await?;
+        Ok(())
     }
 
     /// The queues, by name.

@@ -7,6 +7,7 @@ pub mod management;
 pub mod membership;
 #[cfg(test)]
 mod tests;
+pub mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -44,6 +45,10 @@ pub struct Report {
     pub voting: Option<BTreeSet<String>>,
     /// A node is short of memory or disk and blocks the publishers: somebody has to act.
     pub alarm: bool,
+    /// The wanted users, by name; empty while it does not answer.
+    pub users: BTreeMap<String, users::State>,
+    /// Those of the former users that are there.
+    pub former: Vec<String>,
     /// By company; one whose queue does not exist is absent.
     pub queues: BTreeMap<String, QueueReport>,
     /// Removed companies of which nothing is left to delete.
@@ -128,9 +133,9 @@ pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report,
     let steps = next_steps(wanted, &seen);
     let mut outcomes = Vec::new();
     // Policies come first and alone: a queue must not live a moment without its own.
-    let (policies, queues): (Vec<_>, Vec<_>) =
-        steps.into_iter().take(ACTS_MAX).partition(|step| matches!(step, Step::PutPolicy { .. }));
-    for steps in [policies, queues] {
+    let comes_first = |step: &Step| matches!(step, Step::PutUser(_) | Step::PermitUser(_) | Step::PutPolicy { .. });
+    let (first, queues): (Vec<_>, Vec<_>) = steps.into_iter().take(ACTS_MAX).partition(comes_first);
+    for steps in [first, queues] {
         let mut acts = stream::iter(steps).map(|step| carry_out(&management, step)).buffer_unordered(TOGETHER);
         while let Some((step, outcome)) = acts.next().await {
             if let Err(failure) = outcome {
@@ -149,8 +154,15 @@ pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report,
 }
 
 async fn observe(management: &Management<'_>, wanted: &Wanted) -> Result<Seen, Failure> {
-    let (nodes, policies, mut queues) =
-        futures::try_join!(management.nodes(), management.policies(), management.queues())?;
+    let (nodes, listed, permissions, policies, mut queues) = futures::try_join!(
+        management.nodes(),
+        management.users(),
+        management.permissions(),
+        management.policies(),
+        management.queues()
+    )?;
+    let users = users::states(&wanted.users, &listed, &permissions);
+    let former = listed.into_iter().map(|user| user.name).filter(|name| wanted.former.contains(name)).collect();
     if wanted.in_doubt {
         // What nobody confirms is not known.
         queues.values_mut().filter(|queue| membership::is_quorum(queue)).for_each(|queue| queue.online = None);
@@ -164,12 +176,17 @@ async fn observe(management: &Management<'_>, wanted: &Wanted) -> Result<Seen, F
     });
     // All of them together: with a node that answers nobody each look would take its time.
     drop(tokio::time::timeout(LOOKS, looks).await);
-    Ok(Seen { nodes, policies, queues })
+    Ok(Seen { nodes, users, former, policies, queues })
 }
 
 async fn carry_out(management: &Management<'_>, step: Step) -> (Step, Result<(), Failure>) {
     tracing::info!(broker = management.url, "{}", describe(&step));
     let outcome = match &step {
+        Step::PutUser(user) => match management.put_user(user).await {
+            Ok(()) => management.permit(&user.login.user).await,
+            failed => failed,
+        },
+        Step::PermitUser(user) => management.permit(&user.login.user).await,
         Step::PutPolicy { name, policy } => management.put_policy(name, policy).await,
         Step::DeclareQueue { company, queue_type } => management.declare_queue(company, queue_type).await,
         Step::AddMember { queue, node } => put_off(management.add_member(queue, node).await),
@@ -208,6 +225,8 @@ fn put_off(outcome: Result<(), Failure>) -> Result<(), Failure> {
 
 fn describe(step: &Step) -> String {
     match step {
+        Step::PutUser(user) => format!("make user {}", user.login.user),
+        Step::PermitUser(user) => format!("give user {} its permissions", user.login.user),
         Step::PutPolicy { name, .. } => format!("set policy {name}"),
         Step::DeclareQueue { company, queue_type } => format!("declare {queue_type} queue {company}"),
         Step::AddMember { queue, node } => format!("give queue {queue} a replica on {node}"),
@@ -249,6 +268,8 @@ pub fn report(wanted: &Wanted, seen: &Seen) -> Report {
         may_lose_a_node: may_lose_a_node(wanted, seen),
         voting: Some(membership::voting(wanted, seen)),
         alarm,
+        users: seen.users.clone(),
+        former: seen.former.clone(),
         queues: queue_reports(wanted.companies.iter().chain(removed), seen),
         gone: gone.map(|removed| removed.company.clone()).collect(),
         waiting_for,

@@ -9,6 +9,7 @@ use wire::queue::QueueType;
 
 use super::decision::{Seen, Step, Wanted, next_steps, policies};
 use super::management::{Login, Node, Queue};
+use super::users::{State, User};
 use super::{membership, report};
 
 fn name(ordinal: usize) -> String {
@@ -19,6 +20,8 @@ fn wanted(replicas: usize) -> Wanted {
     Wanted {
         management_url: "http://demo-broker:15672".to_owned(),
         login: Login { user: "operator".to_owned(), password: "hidden".to_owned() },
+        users: Vec::new(),
+        former: Vec::new(),
         nodes: (0..replicas).map(name).collect(),
         others: (replicas..5).map(name).collect(),
         formed: false,
@@ -52,6 +55,7 @@ fn as_wanted() -> Seen {
         nodes: vec![node(0, true)],
         policies: policies().map(|(name, policy)| (name.to_owned(), policy)).into(),
         queues: [queue("MSFT", "quorum", 1, 1), queue("^GSPC", "quorum", 1, 1)].into(),
+        ..Seen::default()
     }
 }
 
@@ -113,6 +117,26 @@ fn declared(steps: &[Step]) -> Vec<&str> {
 fn a_broker_as_wanted_gets_no_step_and_is_ready() {
     assert_eq!(next_steps(&wanted(1), &as_wanted()), []);
     assert!(report(&wanted(1), &as_wanted()).ready);
+}
+
+#[test]
+fn a_password_that_programs_work_with_is_never_changed_under_them() {
+    let user = |in_use| User {
+        login: Login { user: "application".to_owned(), password: "hidden".to_owned() },
+        administrator: false,
+        in_use,
+    };
+    for (state, in_use, acts) in [
+        (State::Missing, true, true),
+        (State::NotPermitted, true, true),
+        (State::OtherPassword, true, false),
+        (State::OtherPassword, false, true),
+        (State::Current, true, false),
+    ] {
+        let wanted = Wanted { users: vec![user(in_use)], ..wanted(1) };
+        let seen = Seen { users: [("application".to_owned(), state)].into(), ..as_wanted() };
+        assert_eq!(next_steps(&wanted, &seen).len(), usize::from(acts), "{state:?} {in_use}");
+    }
 }
 
 #[test]

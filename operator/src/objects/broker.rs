@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapProjection, Container, KeyToPath, PodSpec, ProjectedVolumeSource, Secret, SecretProjection,
@@ -12,12 +11,13 @@ use k8s_openapi::api::core::v1::{
 
 use super::{Objects, pod};
 use crate::crd::Template;
+use crate::credentials::key;
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::quantity::quantity;
-use crate::read::{self, key};
 
-pub(super) const AMQP: u16 = 5672;
+/// Where programs reach a node.
+pub const AMQP: u16 = 5672;
 pub(super) const MANAGEMENT: u16 = 15672;
 pub(super) const METRICS: u16 = 15692;
 /// What the nodes speak with each other on: the port mapper, and the node itself.
@@ -57,7 +57,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
 
     objects.secrets.push(Secret {
         metadata: super::credentials_metadata(plan, Part::Broker, &selector),
-        data: Some(secret(plan)),
+        data: Some(plan.secret(Part::Broker)),
         ..Secret::default()
     });
     objects.config_maps.push(ConfigMap {
@@ -173,21 +173,6 @@ fn leave(plan: &Plan, ordinal: i32, mut volumes: Vec<Volume>) -> Job {
         spec: Some(JobSpec { backoff_limit: Some(1000), template, ..JobSpec::default() }),
         status: None,
     }
-}
-
-fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {
-    let mut data = plan.credentials.of(Part::Broker);
-    let (user, password) = (read::BROKER_USER, &plan.credentials.broker_password);
-    let host = format!("{}.{}.svc", names::part(&plan.name, Part::Broker), plan.namespace);
-    let derived = [
-        (key::URL, format!("amqp://{user}:{password}@{host}:{AMQP}/%2f")),
-        (
-            key::CONFIGURATION,
-            format!("default_user = {user}\ndefault_pass = {password}\ndefault_user_tags.administrator = true\n"),
-        ),
-    ];
-    data.extend(derived.map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))));
-    data
 }
 
 /// `rabbitmq.conf`; keys as in <https://www.rabbitmq.com/docs/configure> and `rabbit.schema` of 4.0.

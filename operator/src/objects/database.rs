@@ -3,13 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Container, KeyToPath, Secret, SecretVolumeSource, Volume};
 
 use super::{Objects, pod};
+use crate::credentials::{REPLICA_SET, key};
 use crate::names::{self, Part};
 use crate::plan::Plan;
-use crate::read::{REPLICA_SET, key};
 
 pub(super) const PORT: u16 = 27017;
 /// User of the upstream image.
@@ -27,7 +26,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
 
     objects.secrets.push(Secret {
         metadata: super::credentials_metadata(plan, Part::Database, &selector),
-        data: Some(secret(plan)),
+        data: Some(plan.secret(Part::Database)),
         ..Secret::default()
     });
     objects.services.push(super::peers_service(metadata(&name), &selector, &[("mongodb", PORT)]));
@@ -66,12 +65,6 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     let database = &plan.database;
     let set = super::stateful_set(plan, Part::Database, name, plan.database_size.pods, &database.storage, template);
     objects.stateful_sets.push(set);
-}
-
-fn secret(plan: &Plan) -> BTreeMap<String, ByteString> {
-    let mut data = plan.credentials.of(Part::Database);
-    data.insert(key::URL.into(), ByteString(plan.database_url().into_bytes()));
-    data
 }
 
 /// A member that starts before its own name leads to it does not find itself in the set's configuration and stays out of the set

@@ -14,7 +14,7 @@ mod workload;
 
 use std::collections::BTreeMap;
 
-pub use broker::says_formed;
+pub use broker::{AMQP, says_formed};
 
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet,

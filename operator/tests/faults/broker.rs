@@ -85,6 +85,7 @@ async fn look(http: &Client, wanted: &Wanted) -> Seen {
         nodes: management.nodes().await.unwrap(),
         policies: management.policies().await.unwrap(),
         queues: management.queues().await.unwrap(),
+        ..Seen::default()
     }
 }
 

@@ -15,6 +15,8 @@ pub fn wanted(symbols: &[&str]) -> Wanted {
     Wanted {
         management_url: format!("http://{host}"),
         login: Login { user: user.to_owned(), password: password.to_owned() },
+        users: Vec::new(),
+        former: Vec::new(),
         nodes: vec!["rabbit@localhost".to_owned()],
         others: Vec::new(),
         formed: true,
