@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(CURDIR)/.local/bin:$(PATH)
 
-.PHONY: help demo demo-down test check unit integration soak end-to-end browser bench cluster cluster-down images crd golden
+.PHONY: help demo demo-down test check unit integration soak upgrade end-to-end browser bench cluster cluster-down images crd golden
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -29,6 +29,9 @@ integration: ## tests against a real RabbitMQ, mongod and kube-apiserver on loop
 
 soak: ## a quarter of an hour of kills, stops and cuts under load, then the count; CHAOS_MINUTES says how long
 	@e2e/soak
+
+upgrade: ## the operator of the previous release replaced by this one while events flow, and put back
+	@e2e/upgrade
 
 end-to-end: ## tests against the three-node cluster
 	@e2e/end-to-end

@@ -14,4 +14,5 @@ mod operator_killed;
 mod replicas;
 mod retain;
 mod roll;
+mod upgrade;
 mod volumes;
