@@ -4,22 +4,24 @@
 use std::time::Duration;
 
 use futures::{FutureExt, Stream};
-use kube::runtime::reflector::{Lookup, Store};
 use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::children::Children;
+
 /// Pause between two looks for a kind that is not there.
-const NEXT_LOOK: Duration = Duration::from_secs(20);
+const NEXT_LOOK: Duration = Duration::from_secs(45);
 
 /// What is known of the objects of such a kind.
-pub struct Optional<K: Lookup<DynamicType = ()> + Clone + 'static> {
+pub struct Optional<K> {
     /// Empty as long as the cluster does not know the kind.
-    pub store: Store<K>,
+    pub store: Children<K>,
     /// None before it was asked.
     served: watch::Receiver<Option<bool>>,
 }
 
-impl<K: Lookup<DynamicType = ()> + Clone + 'static> Optional<K> {
+impl<K: Resource<DynamicType = ()> + DeserializeOwned> Optional<K> {
     /// Whether the cluster knows the kind.
     pub fn is_served(&self) -> bool {
         *self.served.borrow() == Some(true)
@@ -29,8 +31,7 @@ impl<K: Lookup<DynamicType = ()> + Clone + 'static> Optional<K> {
     pub async fn ready(&self) {
         let asked = self.served.clone().wait_for(Option::is_some).await.is_ok_and(|served| *served == Some(true));
         if asked {
-            // A dropped writer means the process is ending.
-            drop(self.store.wait_until_ready().await);
+            self.store.listed().await;
         }
     }
 }
@@ -38,7 +39,7 @@ impl<K: Lookup<DynamicType = ()> + Clone + 'static> Optional<K> {
 /// Lets `stream`, which fills `store`, begin when the cluster knows the kind.
 pub fn optional<K, S>(
     client: &Client,
-    store: Store<K>,
+    store: Children<K>,
     stream: S,
 ) -> (Optional<K>, impl Stream<Item = S::Item> + use<K, S>)
 where

@@ -114,7 +114,7 @@ async fn a_pipeline_works_with_a_broker_and_a_database_of_somebody_else_and_make
     assert_eq!(secrets.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["servers"]);
     let picture = world.picture().await;
     let services: Vec<&String> = picture.keys().filter(|name| name.starts_with("Service/")).collect();
-    assert_eq!(services, ["Service/demo-edge", "Service/demo-liveview"]);
+    assert_eq!(services, ["Service/demo-edge", "Service/demo-liveview", "Service/demo-page"]);
     for (name, object) in picture.iter().filter(|(name, _)| !name.starts_with("Secret/")) {
         for address in addresses().values() {
             assert!(!object.to_string().contains(address), "{name} holds an address");
