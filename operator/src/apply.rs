@@ -13,12 +13,12 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::children::Children;
 use crate::claims;
 use crate::compare::contains;
 use crate::crd::DeletionPolicy;
@@ -30,7 +30,7 @@ use crate::objects::{Objects, fingerprint};
 use crate::ownership;
 use crate::plan::Plan;
 use crate::volumes::{self, Next, Volumes};
-use crate::watch::{self, Stores};
+use crate::watch::Stores;
 
 /// Objects that need no further look: uid and the resource version at which they were found as wanted, or came back from an apply. The server may
 /// keep one in a form of its own however often it is applied: another writer's element in a list is one such case; server-side apply
@@ -140,7 +140,7 @@ struct Target<'a> {
 
 impl Target<'_> {
     /// Brings one kind to what is wanted and returns the wanted objects that exist now.
-    async fn sync<K>(&mut self, store: &Store<K>, wanted: Vec<K>) -> Vec<K>
+    async fn sync<K>(&mut self, store: &Children<K>, wanted: Vec<K>) -> Vec<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -148,20 +148,23 @@ impl Target<'_> {
     }
 
     /// The same; those `left_alone` are wanted, and are as they are.
-    async fn sync_but<K>(&mut self, store: &Store<K>, wanted: Vec<K>, left_alone: Vec<K>) -> Vec<K>
+    async fn sync_but<K>(&mut self, store: &Children<K>, wanted: Vec<K>, left_alone: Vec<K>) -> Vec<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
         let names: Vec<String> = wanted.iter().chain(&left_alone).map(ResourceExt::name_any).collect();
-        let mut present = self.apply_all(&api, store, wanted).await;
+        let (named, others): (Vec<_>, Vec<_>) =
+            self.known(store).into_iter().partition(|live| names.contains(&live.name_any()));
+        let mut present = self.apply_all(&api, store, named, wanted).await;
         present.extend(left_alone);
-        self.prune_all(&api, store, |live| !names.contains(&live.name_any())).await;
+        // Not what merely has our labels, as a copy that a user made.
+        self.prune_all(&api, others.into_iter().filter(|live| self.owns(live)).collect()).await;
         present
     }
 
     /// As [`Self::sync`]; what is no longer wanted stays until what is wanted serves in its place.
-    async fn sync_way_in<K>(&mut self, store: &Store<K>, wanted: Vec<K>) -> Option<K>
+    async fn sync_way_in<K>(&mut self, store: &Children<K>, wanted: Vec<K>) -> Option<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -169,25 +172,25 @@ impl Target<'_> {
             self.sync(store, wanted).await
         } else {
             let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
-            self.apply_all(&api, store, wanted).await
+            self.apply_all(&api, store, self.known(store), wanted).await
         };
         present.pop()
     }
 
-    async fn apply_all<K>(&mut self, api: &Api<K>, store: &Store<K>, wanted: Vec<K>) -> Vec<K>
+    async fn apply_all<K>(&mut self, api: &Api<K>, store: &Children<K>, known: Vec<K>, wanted: Vec<K>) -> Vec<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
+        let mut known: HashMap<String, K> = known.into_iter().map(|live| (live.name_any(), live)).collect();
         let mut present = Vec::with_capacity(wanted.len());
         for object in wanted {
             let name = object.name_any();
-            match self.apply_one(api, store, object).await {
+            match self.apply_one(api, known.remove(&name), object).await {
                 Ok(live) => present.push(live),
                 Err(error) => {
                     self.failures.push(error);
                     // A change that was refused leaves what runs as it is.
-                    let known = store.get(&ObjectRef::new(&name).within(&self.plan.namespace));
-                    present.extend(known.filter(|live| self.owns(live.as_ref())).map(|live| live.as_ref().clone()));
+                    present.extend(self.known_one(store, &name).filter(|live| self.owns(live)));
                 }
             }
         }
@@ -199,10 +202,10 @@ impl Target<'_> {
         let (claims, pods) = self.claims_and_pods(stores);
         let (mut sets, mut made_anew) = (Vec::new(), Vec::new());
         for set in wanted {
-            let live = stores.stateful_sets.get(&ObjectRef::from_obj(&set)).filter(|live| self.owns(live.as_ref()));
+            let live = self.known_one(&stores.stateful_sets, &set.name_any()).filter(|live| self.owns(live));
             let owner = &self.plan.owner;
             let (next, refused) =
-                volumes::grow(self.client, self.metrics, owner, live.as_deref(), set, (&claims, &pods)).await;
+                volumes::grow(self.client, self.metrics, owner, live.as_ref(), set, (&claims, &pods)).await;
             self.failures.extend(refused);
             match next {
                 Next::Apply(set) => sets.push(set),
@@ -228,30 +231,41 @@ impl Target<'_> {
 
     /// Those of the pipeline, by label: a StatefulSet takes any claim of the right name.
     fn claims_and_pods(&self, stores: &Stores) -> (Vec<PersistentVolumeClaim>, Vec<Pod>) {
-        let (namespace, name) = (&self.plan.namespace, &self.plan.name);
-        (watch::of_pipeline(&stores.claims, namespace, name), watch::of_pipeline(&stores.pods, namespace, name))
+        (self.known(&stores.claims), self.known(&stores.pods))
+    }
+
+    /// What is known of the pipeline's objects of a kind.
+    fn known<K: Resource<DynamicType = ()> + DeserializeOwned>(&self, store: &Children<K>) -> Vec<K> {
+        store.of(&self.plan.namespace, &self.plan.name)
+    }
+
+    fn known_one<K: Resource<DynamicType = ()> + DeserializeOwned>(
+        &self,
+        store: &Children<K>,
+        name: &str,
+    ) -> Option<K> {
+        store.get(&self.plan.namespace, &self.plan.name, name)
     }
 
     /// A Job cannot be changed: one that is to be another goes first, and comes again in a later pass.
-    async fn sync_jobs(&mut self, store: &Store<Job>, wanted: Vec<Job>) {
+    async fn sync_jobs(&mut self, store: &Children<Job>, wanted: Vec<Job>) {
         let outdated = |job: &Job| {
-            let live = store.get(&ObjectRef::from_obj(job)).filter(|live| self.owns(live.as_ref()));
+            let live = self.known_one(store, &job.name_any()).filter(|live| self.owns(live));
             live.is_some_and(|live| live.annotations().get(names::APPLIED) != Some(&hash_of(job)))
         };
         let wanted = wanted.into_iter().filter(|job| !outdated(job)).collect();
         self.sync(store, wanted).await;
     }
 
-    async fn apply_one<K>(&self, api: &Api<K>, store: &Store<K>, mut object: K) -> Result<K, Error>
+    async fn apply_one<K>(&self, api: &Api<K>, known: Option<K>, mut object: K) -> Result<K, Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
         let (kind, name) = (K::kind(&()).to_string(), object.name_any());
         let hash = hash_of(&object);
         object.annotations_mut().insert(names::APPLIED.into(), hash.clone());
-        let known = store.get(&ObjectRef::new(&name).within(&self.plan.namespace));
         let live = match known {
-            Some(live) => Some(live.as_ref().clone()),
+            Some(live) => Some(live),
             // The store holds labelled objects only: what is not in it may exist all the same.
             None => api.get_opt(&name).await.map_err(Error::kubernetes("get", &kind, &name))?,
         };
@@ -314,49 +328,47 @@ impl Target<'_> {
         self.retain_all(&stores.claims, &owner, of_a_set).await;
     }
 
-    async fn retain_all<K>(&mut self, store: &Store<K>, owner: &OwnerReference, is_data: impl Fn(&K) -> bool)
+    async fn retain_all<K>(&mut self, store: &Children<K>, owner: &OwnerReference, is_data: impl Fn(&K) -> bool)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
         let Plan { name: pipeline, namespace, deletion_policy, .. } = self.plan;
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        for live in store.state() {
-            let ours = live.namespace().as_ref() == Some(namespace)
-                && live.meta().deletion_timestamp.is_none()
-                && ownership::is_ours(live.as_ref(), pipeline, &owner.uid);
+        for live in self.known(store) {
+            let ours = live.meta().deletion_timestamp.is_none() && ownership::is_ours(&live, pipeline, &owner.uid);
             let owners = ownership::owners(live.owner_references(), owner, *deletion_policy);
             let Some(owners) = owners.filter(|_| ours && is_data(&live)) else { continue };
             // With the version, what others did to the owners meanwhile is not undone.
             let metadata = json!({"ownerReferences": owners, "resourceVersion": live.resource_version()});
-            self.patch_metadata(&api, live.as_ref(), metadata).await;
+            self.patch_metadata(&api, &live, metadata).await;
         }
     }
 
     /// Removes the volumes of members and nodes that have left.
     async fn prune_claims(&mut self, stores: &Stores) {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.plan.namespace);
-        let pod_exists = |pod: &str| stores.pods.get(&ObjectRef::new(pod).within(&self.plan.namespace)).is_some();
+        let (claims, pods) = self.claims_and_pods(stores);
+        let pod_exists = |pod: &str| pods.iter().any(|live| live.name_any() == pod);
         for (part, size) in [(Part::Broker, self.plan.broker_size), (Part::Database, self.plan.database_size)] {
             let set = names::part(&self.plan.name, part);
-            let is_leftover = |claim: &PersistentVolumeClaim| claims::is_leftover(&set, size, claim, pod_exists);
+            let left = claims.iter().filter(|claim| {
+                ownership::is_ours(*claim, &self.plan.name, &self.plan.owner.uid)
+                    && claims::is_leftover(&set, size, claim, pod_exists)
+            });
+            let left = left.cloned().collect();
             // A node that leaves the broker hands over what it holds and is reset: nothing is left to retain.
             if part == Part::Database && self.plan.deletion_policy == DeletionPolicy::Retain {
-                self.keep_all(&api, &stores.claims, is_leftover).await;
+                self.keep_all(&api, left).await;
             } else {
-                self.prune_all(&api, &stores.claims, is_leftover).await;
+                self.prune_all(&api, left).await;
             }
         }
     }
 
     /// Marks the claims that members left behind.
-    async fn keep_all(
-        &mut self,
-        api: &Api<PersistentVolumeClaim>,
-        store: &Store<PersistentVolumeClaim>,
-        is_leftover: impl Fn(&PersistentVolumeClaim) -> bool,
-    ) {
-        for claim in watch::of_pipeline(store, &self.plan.namespace, &self.plan.name) {
-            if claims::is_kept(&claim) || claim.metadata.deletion_timestamp.is_some() || !is_leftover(&claim) {
+    async fn keep_all(&mut self, api: &Api<PersistentVolumeClaim>, left: Vec<PersistentVolumeClaim>) {
+        for claim in left {
+            if claims::is_kept(&claim) || claim.metadata.deletion_timestamp.is_some() {
                 continue;
             }
             let metadata = json!({"annotations": {names::KEPT: "true"}, "uid": claim.uid()});
@@ -383,18 +395,16 @@ impl Target<'_> {
         }
     }
 
-    /// Removes those of ours that are to go and are not going already.
-    async fn prune_all<K>(&mut self, api: &Api<K>, store: &Store<K>, goes: impl Fn(&K) -> bool)
+    /// Removes those that are not going already.
+    async fn prune_all<K>(&mut self, api: &Api<K>, unwanted: Vec<K>)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        for live in store.state() {
-            let here = live.namespace().as_deref() == Some(&self.plan.namespace)
-                && ownership::is_ours(live.as_ref(), &self.plan.name, &self.plan.owner.uid);
-            if !here || live.meta().deletion_timestamp.is_some() || !goes(live.as_ref()) {
+        for live in unwanted {
+            if live.meta().deletion_timestamp.is_some() {
                 continue;
             }
-            if let Err(error) = self.prune(api, live.as_ref()).await {
+            if let Err(error) = self.prune(api, &live).await {
                 self.failures.push(error);
             }
         }

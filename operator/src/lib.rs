@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod broker;
+pub mod children;
 pub mod claims;
 mod companies;
 pub mod compare;

@@ -6,6 +6,11 @@ use std::net::SocketAddr;
 use clap::{Parser, Subcommand};
 use operator::{crd, run};
 
+/// What a pass needs for a moment lies between what lives on; with the C library's allocator the holes were more than half of all memory
+/// (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The Kubernetes operator of the StockPipeline resource.
 #[derive(Parser)]
 #[command(version, about)]

@@ -4,9 +4,9 @@
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::api::{ListParams, ObjectMeta, PartialObjectMeta, PostParams};
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 
+use crate::children::Children;
 use crate::claims;
 use crate::crd::{DeletionPolicy, StockPipeline};
 use crate::credentials::{Credentials, PartCredentials};
@@ -23,7 +23,7 @@ use crate::ownership;
 /// it is gone while its StatefulSet (and so its data) is there, [`Error::Kubernetes`] when the API server does not answer.
 pub async fn credentials(
     client: &Client,
-    store: &Store<Secret>,
+    store: &Children<Secret>,
     pipeline: &StockPipeline,
     remembered: Option<&Credentials>,
 ) -> Result<Credentials, Error> {
@@ -45,7 +45,7 @@ pub async fn credentials(
 
 async fn secret(
     client: &Client,
-    store: &Store<Secret>,
+    store: &Children<Secret>,
     pipeline: &StockPipeline,
     part: Part,
     source: &Credentials,
@@ -54,10 +54,9 @@ async fn secret(
     let namespace = pipeline.namespace().unwrap_or_default();
     let name = names::credentials(&pipeline.name_any(), part);
     let uid = pipeline.uid().unwrap_or_default();
-    let stored = store.get(&ObjectRef::new(&name).within(&namespace));
-    if let Some(secret) = stored.filter(|secret| ownership::check(secret.as_ref(), &pipeline.name_any(), &uid).is_ok())
-    {
-        return Ok(secret.as_ref().clone());
+    let stored = store.get(&namespace, &pipeline.name_any(), &name);
+    if let Some(secret) = stored.filter(|secret| ownership::check(secret, &pipeline.name_any(), &uid).is_ok()) {
+        return Ok(secret);
     }
     // The store may lag behind, and it holds labelled objects only: before making one, ask.
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
@@ -76,7 +75,8 @@ async fn secret(
         let claims =
             claims.list_metadata(&data).await.map_err(Error::kubernetes("list", "PersistentVolumeClaim", &set))?;
         let of_set = |claim: &PartialObjectMeta<PersistentVolumeClaim>| {
-            claims::claim_ordinal(&set, &claim.name_any()).is_some() && ownership::is_owned(claim, &uid)
+            claims::claim_ordinal(&set, &claim.name_any()).is_some()
+                && ownership::is_ours(claim, &pipeline.name_any(), &uid)
         };
         if exists.is_some_and(|set| ownership::is_owned(&set, &uid)) || claims.iter().any(of_set) {
             return Err(Error::LostSecret { name, set });

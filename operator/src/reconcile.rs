@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::apply::{self, Applied, Settled};
+use crate::children::Children;
 use crate::claims::{self, Size};
 use crate::crd::{EdgeMode, StockPipeline, StockPipelineStatus};
 use crate::credentials::Credentials;
@@ -33,7 +34,7 @@ use crate::read;
 use crate::roll;
 use crate::status::{self, BrokerNodes, Seen};
 use crate::tls_secret;
-use crate::watch::{self, Guarded, Stores};
+use crate::watch::{Guarded, Stores};
 
 /// Pipelines whose objects are applied at the same time.
 pub const APPLYING: usize = 8;
@@ -321,25 +322,28 @@ impl Context {
     /// What the watches know of a pipeline's children.
     fn look_around(&self, pipeline: &StockPipeline) -> Seen {
         let (uid, name, namespace) = (pipeline.uid().unwrap_or_default(), pipeline.name_any(), pipeline.namespace());
-        let (sets, deployments) = (self.stores.stateful_sets.state(), self.stores.deployments.state());
+        let namespace = namespace.unwrap_or_default();
+        let mut stateful_sets = self.stores.stateful_sets.of(&namespace, &name);
+        stateful_sets.retain(|set| ownership::is_owned(set, &uid));
+        let mut deployments = self.stores.deployments.of(&namespace, &name);
+        deployments.retain(|deployment| ownership::is_owned(deployment, &uid));
         Seen {
-            stateful_sets: owned(sets, &uid).iter().map(|set| set.as_ref().clone()).collect(),
-            deployments: owned(deployments, &uid).iter().map(|deployment| status::what_is_read(deployment)).collect(),
+            stateful_sets,
+            deployments: deployments.iter().map(status::what_is_read).collect(),
             edge: self.edge(pipeline, &uid),
-            pods: watch::of_pipeline(&self.stores.pods, &namespace.unwrap_or_default(), &name),
+            pods: self.stores.pods.of(&namespace, &name),
             ..Seen::default()
         }
     }
 
     fn edge(&self, pipeline: &StockPipeline, uid: &str) -> edge::Found {
-        let (name, namespace) =
-            (names::part(&pipeline.name_any(), Part::Edge), pipeline.namespace().unwrap_or_default());
+        let (of, namespace) = (pipeline.name_any(), pipeline.namespace().unwrap_or_default());
         let Stores { deployments, services, ingresses, http_routes, .. } = &self.stores;
         edge::Found {
-            nginx: ours(deployments, &name, &namespace, uid),
-            service: ours(services, &name, &namespace, uid),
-            ingress: ours(ingresses, &name, &namespace, uid),
-            route: ours(&http_routes.store, &name, &namespace, uid),
+            nginx: edge_of(deployments, &namespace, &of, uid),
+            service: edge_of(services, &namespace, &of, uid),
+            ingress: edge_of(ingresses, &namespace, &of, uid),
+            route: edge_of(&http_routes.store, &namespace, &of, uid),
             routes_are_served: http_routes.is_served(),
         }
     }
@@ -371,7 +375,7 @@ impl Context {
     fn may_lose_one(&self, plan: &Plan, heard: MayLoseOne) -> MayLoseOne {
         let before = |part: Part| {
             let name = names::part(&plan.name, part);
-            let budget = self.stores.pod_disruption_budgets.get(&ObjectRef::new(&name).within(&plan.namespace))?;
+            let budget = self.stores.pod_disruption_budgets.get(&plan.namespace, &plan.name, &name)?;
             Some(objects::allows_a_disruption(&budget))
         };
         MayLoseOne {
@@ -397,8 +401,8 @@ impl Context {
             [(Part::Broker, plan.broker.external.is_some()), (Part::Database, plan.database.external.is_some())];
         for (part, _) in external.into_iter().filter(|(_, external)| *external) {
             let name = names::part(&plan.name, part);
-            let set = self.stores.stateful_sets.get(&ObjectRef::new(&name).within(&plan.namespace));
-            if set.is_some_and(|set| ownership::is_owned(set.as_ref(), &plan.owner.uid)) {
+            let set = self.stores.stateful_sets.get(&plan.namespace, &plan.name, &name);
+            if set.is_some_and(|set| ownership::is_owned(&set, &plan.owner.uid)) {
                 let part = part.name();
                 return Err(Error::InvalidSpec(format!(
                     "spec.{part}.external is set, and statefulset {name} of this pipeline is there with its data: \
@@ -416,11 +420,10 @@ impl Context {
         plan.operator_namespace = self.client.default_namespace().to_owned();
         plan.may_lose_one = self.may_lose_one(plan, memory.may_lose_one);
         let database = memory.database.map(|heard| claims::Heard { members: heard.said, pods: heard.pods });
-        let claims = self.claims(plan);
-        let claims = claims.iter().map(Arc::as_ref);
-        let claimed = |part| claims::claimed(&names::part(&plan.name, part), claims.clone());
-        let (wanted, kept) =
-            claims::barred(&names::part(&plan.name, Part::Database), plan.database.replicas, claims.clone());
+        // Whoever owns them: a StatefulSet takes any claim of the right name, and its data counts.
+        let claims = self.stores.claims.of(&plan.namespace, &plan.name);
+        let claimed = |part| claims::claimed(&names::part(&plan.name, part), &claims);
+        let (wanted, kept) = claims::barred(&names::part(&plan.name, Part::Database), plan.database.replicas, &claims);
         plan.database_size = Size::new(wanted, database, claimed(Part::Database));
         let broker = memory.broker.map(|heard| claims::Heard { members: heard.said.upto, pods: heard.pods });
         plan.broker_size = Size::new(plan.broker.replicas, broker, claimed(Part::Broker));
@@ -457,21 +460,14 @@ impl Context {
     /// Whether Kubernetes would let one pod of a part go now.
     fn budget_is_open(&self, plan: &Plan, part: Part) -> bool {
         let name = names::part(&plan.name, part);
-        let budget = self.stores.pod_disruption_budgets.get(&ObjectRef::new(&name).within(&plan.namespace));
+        let budget = self.stores.pod_disruption_budgets.get(&plan.namespace, &plan.name, &name);
         budget.is_some_and(|budget| budget.status.as_ref().is_some_and(|status| status.disruptions_allowed > 0))
-    }
-
-    /// The claims of a pipeline's namespace, whoever owns them: a StatefulSet takes any claim of the right name, and its data counts.
-    fn claims(&self, plan: &Plan) -> Vec<Arc<PersistentVolumeClaim>> {
-        let mut claims = self.stores.claims.state();
-        claims.retain(|claim| claim.namespace().as_ref() == Some(&plan.namespace));
-        claims
     }
 
     /// Whether an earlier pass, of whatever operator, saw the broker's cluster made.
     fn broker_was_formed(&self, plan: &Plan) -> bool {
         let name = names::part(&plan.name, Part::Broker);
-        let config_map = self.stores.config_maps.get(&ObjectRef::new(&name).within(&plan.namespace));
+        let config_map = self.stores.config_maps.get(&plan.namespace, &plan.name, &name);
         config_map.is_some_and(|config_map| objects::says_formed(&config_map))
     }
 
@@ -505,11 +501,13 @@ impl Context {
     }
 }
 
-/// An object of ours that is not on its way out.
-fn ours<K: Resource<DynamicType = ()> + Clone>(store: &Store<K>, name: &str, namespace: &str, uid: &str) -> Option<K> {
-    let live = store.get(&ObjectRef::new(name).within(namespace))?;
-    let stays = ownership::is_owned(live.as_ref(), uid) && live.meta().deletion_timestamp.is_none();
-    stays.then(|| live.as_ref().clone())
+/// The pipeline's own object of the edge that is not on its way out.
+fn edge_of<K>(store: &Children<K>, namespace: &str, pipeline: &str, uid: &str) -> Option<K>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned,
+{
+    let live = store.get(namespace, pipeline, &names::part(pipeline, Part::Edge));
+    live.filter(|live| ownership::is_owned(live, uid) && live.meta().deletion_timestamp.is_none())
 }
 
 /// The fingerprints of external addresses. Where one cannot be read, that of the pods which run: a Secret that is gone or wrong replaces none.
@@ -529,10 +527,6 @@ fn addresses(plan: &Plan, seen: &Seen) -> BTreeMap<&'static str, String> {
             Some((annotation, found?.or_else(|| running(annotation))?))
         })
         .collect()
-}
-
-fn owned<K: Resource>(objects: Vec<Arc<K>>, uid: &str) -> Vec<Arc<K>> {
-    objects.into_iter().filter(|object| ownership::is_owned(object.as_ref(), uid)).collect()
 }
 
 /// When to try again after a failed pass, with jitter so that many pipelines do not come back at once.

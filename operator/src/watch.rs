@@ -2,9 +2,8 @@
 //! Rule: memory follows our own objects, not the cluster's; passes read these stores and not the API server.
 
 use std::fmt::Debug;
-use std::hash::Hash;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, PodSpec, Secret, Service};
@@ -12,12 +11,13 @@ use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Controller;
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt, predicates, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::OnceCell;
 
+use crate::children::{Children, children};
 use crate::crd::StockPipeline;
 use crate::discovery::{Optional, optional};
 use crate::http_route::HTTPRoute;
@@ -27,33 +27,31 @@ use crate::pod_monitor::PodMonitor;
 /// The stores of the kinds we make, and of pods, which tell why something is not ready.
 pub struct Stores {
     /// Secrets.
-    pub secrets: Store<Secret>,
+    pub secrets: Children<Secret>,
     /// Config maps.
-    pub config_maps: Store<ConfigMap>,
+    pub config_maps: Children<ConfigMap>,
     /// Services.
-    pub services: Store<Service>,
+    pub services: Children<Service>,
     /// Network policies.
-    pub network_policies: Store<NetworkPolicy>,
+    pub network_policies: Children<NetworkPolicy>,
     /// Disruption budgets.
-    pub pod_disruption_budgets: Store<PodDisruptionBudget>,
+    pub pod_disruption_budgets: Children<PodDisruptionBudget>,
     /// Stateful sets.
-    pub stateful_sets: Store<StatefulSet>,
+    pub stateful_sets: Children<StatefulSet>,
     /// Deployments.
-    pub deployments: Store<Deployment>,
+    pub deployments: Children<Deployment>,
     /// Jobs.
-    pub jobs: Store<Job>,
+    pub jobs: Children<Job>,
     /// Ingresses.
-    pub ingresses: Store<Ingress>,
+    pub ingresses: Children<Ingress>,
     /// The Gateway API's routes.
     pub http_routes: Optional<HTTPRoute>,
     /// Prometheus' pod monitors.
     pub pod_monitors: Optional<PodMonitor>,
     /// Pods.
-    pub pods: Store<Pod>,
+    pub pods: Children<Pod>,
     /// The claims of the pods of stateful sets.
-    pub claims: Store<PersistentVolumeClaim>,
-    /// All of them hold their first full list.
-    loaded: OnceCell<()>,
+    pub claims: Children<PersistentVolumeClaim>,
 }
 
 /// The watched type: one malformed resource is one error, not a dead watch.
@@ -71,33 +69,33 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
         .predicate_filter(predicates::generation, Default::default());
     let controller = Controller::for_stream(trigger, pipelines);
 
-    let (secrets, stream) = children(client, namespace, |_| {});
+    let (secrets, stream) = watched(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (config_maps, stream) = children(client, namespace, |_| {});
+    let (config_maps, stream) = watched(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (services, stream) = children(client, namespace, |_| {});
+    let (services, stream) = watched(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (network_policies, stream) = children(client, namespace, |_| {});
+    let (network_policies, stream) = watched(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (pod_disruption_budgets, stream) = children(client, namespace, |_| {});
+    let (pod_disruption_budgets, stream) = watched(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (stateful_sets, stream) = children(client, namespace, |_| {});
+    let (stateful_sets, stream) = watched(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (deployments, stream) = children(client, namespace, |_| {});
+    let (deployments, stream) = watched(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (jobs, stream) = children(client, namespace, |_| {});
+    let (jobs, stream) = watched(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (ingresses, stream) = children(client, namespace, |_| {});
+    let (ingresses, stream) = watched(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
-    let (http_routes, stream) = children(client, namespace, |_| {});
+    let (http_routes, stream) = watched(client, namespace, |_| {});
     let (http_routes, stream) = optional(client, http_routes, stream);
     let controller = controller.owns_stream(stream);
-    let (pod_monitors, stream) = children(client, namespace, |_| {});
+    let (pod_monitors, stream) = watched(client, namespace, |_| {});
     let (pod_monitors, stream) = optional(client, pod_monitors, stream);
     let controller = controller.owns_stream(stream);
-    let (pods, stream) = children(client, namespace, only_what_is_read);
+    let (pods, stream) = watched(client, namespace, only_what_is_read);
     let controller = controller.watches_stream(stream, |pod| instance(&pod));
-    let (claims, stream) = children::<PersistentVolumeClaim>(client, namespace, |_| {});
+    let (claims, stream) = watched::<PersistentVolumeClaim>(client, namespace, |_| {});
     let controller = controller.watches_stream(stream, |claim| instance(&claim));
     let stores = Stores {
         secrets,
@@ -113,7 +111,6 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
         pod_monitors,
         pods,
         claims,
-        loaded: OnceCell::new(),
     };
     (controller, stores)
 }
@@ -122,18 +119,6 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
 fn instance<K: Resource>(object: &K) -> Option<ObjectRef<Guarded>> {
     let namespace = object.meta().namespace.as_deref()?;
     Some(ObjectRef::new(object.labels().get(names::INSTANCE)?).within(namespace))
-}
-
-/// The objects of a store that belong to a pipeline, by label.
-pub fn of_pipeline<K>(store: &Store<K>, namespace: &str, name: &str) -> Vec<K>
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-{
-    let here = |object: &K| {
-        object.namespace().as_deref() == Some(namespace)
-            && object.labels().get(names::INSTANCE).is_some_and(|instance| instance == name)
-    };
-    store.state().iter().filter(|object| here(object.as_ref())).map(|object| object.as_ref().clone()).collect()
 }
 
 /// Objects of one answer while a store is filled: it is in memory as text, as values and as objects at once.
@@ -160,22 +145,22 @@ fn only_what_is_read(pod: &mut Pod) {
     }
 }
 
-fn children<K>(
+fn watched<K>(
     client: &Client,
     namespace: &str,
     trim: fn(&mut K),
-) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+) -> (Children<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
         + Debug
+        + Serialize
         + DeserializeOwned
         + Send
         + Sync
         + 'static,
-    K::DynamicType: Eq + Hash,
 {
-    let (reader, writer) = reflector::store();
+    let (known, mut writer) = children();
     let selector = format!("{}={}", names::MANAGED_BY, names::MANAGER);
     let stream = watcher(api::<K>(client, namespace), watcher::Config::default().labels(&selector).page_size(PAGE))
         .default_backoff()
@@ -184,22 +169,14 @@ where
             object.managed_fields_mut().clear();
             trim(object);
         })
-        .reflect(writer)
+        .inspect_ok(move |event| writer.see(event))
         .touched_objects();
-    (reader, stream.boxed())
+    (known, stream.boxed())
 }
 
 impl Stores {
     /// Waits until each store holds the first full list: before that, absence proves nothing.
-    ///
-    /// All passes wait at one place, for of several that wait for a store it wakes but one (kube-runtime 5.0.0, `DelayedInit`: the receiver of a
-    /// oneshot channel has one waker), and each of the others would lose its minute at the start of an operator.
     pub async fn ready(&self) {
-        self.loaded.get_or_init(|| self.load()).await;
-    }
-
-    async fn load(&self) {
-        // A dropped writer means the process is ending; there is nothing left to wait for.
         let Self {
             secrets,
             config_maps,
@@ -214,22 +191,21 @@ impl Stores {
             pod_monitors,
             pods,
             claims,
-            loaded: _,
         } = self;
-        drop(futures::join!(
-            secrets.wait_until_ready(),
-            config_maps.wait_until_ready(),
-            services.wait_until_ready(),
-            network_policies.wait_until_ready(),
-            pod_disruption_budgets.wait_until_ready(),
-            stateful_sets.wait_until_ready(),
-            deployments.wait_until_ready(),
-            jobs.wait_until_ready(),
-            ingresses.wait_until_ready(),
+        futures::join!(
+            secrets.listed(),
+            config_maps.listed(),
+            services.listed(),
+            network_policies.listed(),
+            pod_disruption_budgets.listed(),
+            stateful_sets.listed(),
+            deployments.listed(),
+            jobs.listed(),
+            ingresses.listed(),
             http_routes.ready(),
             pod_monitors.ready(),
-            pods.wait_until_ready(),
-            claims.wait_until_ready(),
-        ));
+            pods.listed(),
+            claims.listed(),
+        );
     }
 }
