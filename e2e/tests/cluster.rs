@@ -14,5 +14,6 @@ mod operator_killed;
 mod replicas;
 mod retain;
 mod roll;
+mod tls;
 mod upgrade;
 mod volumes;

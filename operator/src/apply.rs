@@ -79,6 +79,7 @@ pub async fn apply(
         ingresses,
         http_routes,
         pod_monitors,
+        certificates,
     } = objects;
     let mut target = Target { client, metrics, settled, plan, failures: Vec::new() };
     // Before all else: what fails later may fail for want of room.
@@ -96,6 +97,9 @@ pub async fn apply(
     let http_route = target.sync_way_in(&stores.http_routes.store, http_routes).await;
     if stores.pod_monitors.is_served() {
         target.sync(&stores.pod_monitors.store, pod_monitors).await;
+    }
+    if stores.certificates.is_served() {
+        target.sync(&stores.certificates.store, certificates).await;
     }
     target.prune_claims(stores).await;
     target.retain(stores).await;

@@ -128,7 +128,7 @@ impl Family {
     }
 
     fn of<K: Resource>(object: &K) -> Self {
-        let pipeline = object.labels().get(names::INSTANCE).map_or("", String::as_str);
+        let pipeline = names::pipeline_of(object).unwrap_or_default();
         Self::new(object.meta().namespace.as_deref().unwrap_or_default(), pipeline)
     }
 }

@@ -55,6 +55,14 @@ pub enum Error {
     /// The pass was given up.
     #[error("the pass took longer than {0:?} and was given up, and is tried again: does the API server answer")]
     TookTooLong(Duration),
+    /// No certificate could be made.
+    #[error("no certificate could be made: {0}: is the clock of the operator's node right; it is tried again")]
+    CertificateNotMade(String),
+    /// What the operator trusts could not be written down.
+    #[error(
+        "the authorities cannot be written to the operator's temporary folder: {0}: install the chart anew, its pod has one"
+    )]
+    NoTemporaryFolder(String),
     /// A Secret of generated credentials lacks a key.
     #[error(
         "secret {name} lacks the key {key}: restore it from a backup; the operator does not make a second one, for the data is locked with the first"
@@ -124,12 +132,13 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unreadable(_) | Self::InvalidSpec(_) => Retry::OnChange,
-            Self::Leaving { .. } | Self::TookTooLong(_) => Retry::Soon,
+            Self::Leaving { .. } | Self::TookTooLong(_) | Self::CertificateNotMade(_) => Retry::Soon,
             Self::Foreign { .. }
             | Self::IncompleteSecret { .. }
             | Self::LostSecret { .. }
             | Self::VolumeCannotGrow(_)
-            | Self::KeptVolume { .. } => Retry::Later,
+            | Self::KeptVolume { .. }
+            | Self::NoTemporaryFolder(_) => Retry::Later,
             Self::Kubernetes { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 422 || status.code == 403 => Retry::Later,
                 _ => Retry::Soon,
@@ -144,6 +153,7 @@ impl Error {
             Self::Unreadable(_) | Self::InvalidSpec(_) | Self::TookTooLong(_) => None,
             Self::IncompleteSecret { .. } | Self::LostSecret { .. } => None,
             Self::VolumeCannotGrow(_) | Self::KeptVolume { .. } => None,
+            Self::CertificateNotMade(_) | Self::NoTemporaryFolder(_) => None,
         }
     }
 
@@ -158,6 +168,8 @@ impl Error {
             Self::VolumeCannotGrow(_) => "VolumeCannotGrow",
             Self::KeptVolume { .. } => "KeptVolume",
             Self::IncompleteSecret { .. } | Self::LostSecret { .. } => "IncompleteSecret",
+            Self::CertificateNotMade(_) => "CertificateNotMade",
+            Self::NoTemporaryFolder(_) => "NoTemporaryFolder",
             Self::Kubernetes { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 422 => "ImmutableOrInvalid",
                 kube::Error::Api(status) if status.code == 403 => "Forbidden",

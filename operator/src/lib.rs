@@ -6,6 +6,8 @@
 
 pub mod apply;
 pub mod broker;
+pub mod cert_manager;
+pub mod certificates;
 pub mod children;
 pub mod claims;
 mod companies;
@@ -38,5 +40,7 @@ pub mod roll;
 pub mod run;
 pub mod status;
 pub mod tls_secret;
+pub mod trust;
 pub mod volumes;
 pub mod watch;
+pub mod web;

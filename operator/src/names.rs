@@ -37,6 +37,13 @@ pub const BROKER_ADDRESS: &str = "stockpipeline.io/broker-address";
 /// The same of the external database's.
 pub const DATABASE_ADDRESS: &str = "stockpipeline.io/database-address";
 
+/// Annotation of a pod template with a fingerprint of the authority whom its programs, which read it at start only, trust in a database.
+pub const TRUSTED: &str = "stockpipeline.io/trusted";
+/// Label of a Secret that cert-manager keeps, with the pipeline it asked for. It is not labelled as a child: it is cert-manager's.
+pub const CERTIFICATE_OF: &str = "stockpipeline.io/certificate-of";
+/// Annotation of an authority's Secret: its key, and since when clients are told of it.
+pub const TRUSTED_SINCE: &str = "stockpipeline.io/trusted-since";
+
 /// Value of [`COMPONENT`] of what takes a node out of the broker's cluster.
 pub const BROKER_LEAVE: &str = "broker-leave";
 
@@ -73,6 +80,11 @@ impl Part {
             Part::Edge => "edge",
         }
     }
+}
+
+/// The pipeline that an object is for, by its labels.
+pub fn pipeline_of<K: ResourceExt>(object: &K) -> Option<&str> {
+    object.labels().get(INSTANCE).or_else(|| object.labels().get(CERTIFICATE_OF)).map(String::as_str)
 }
 
 /// Whether an object is of a part, by its label.
@@ -115,6 +127,23 @@ pub fn broker_leave_selector(pipeline: &str) -> BTreeMap<String, String> {
 /// The Secret with the generated credentials of the broker or the database.
 pub fn credentials(pipeline: &str, of: Part) -> String {
     format!("{pipeline}-{}-credentials", of.name())
+}
+
+/// The Secret with the certificate of broker or database, and the Certificate by which cert-manager makes it.
+pub fn certificate(pipeline: &str, of: Part) -> String {
+    format!("{pipeline}-{}-tls", of.name())
+}
+
+/// The Secret with the pipeline's own authority.
+pub fn authority(pipeline: &str) -> String {
+    format!("{pipeline}-ca")
+}
+
+/// What an authority's Secret is labelled with: it is of no part.
+pub fn authority_selector(pipeline: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(pipeline, Part::Broker);
+    labels.remove(COMPONENT);
+    labels
 }
 
 /// The host name of one pod of a StatefulSet under its headless Service. It carries no cluster domain, which
@@ -173,6 +202,11 @@ pub fn company_selector(pipeline: &str, part: Part, slug: &str) -> BTreeMap<Stri
 /// What opens the way to a pipeline's broker and database to any pod of its namespace.
 pub fn client_of(pipeline: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(CLIENT_OF.into(), pipeline.into())])
+}
+
+/// The labels of a Secret that cert-manager keeps for us: those by which the watch sees it.
+pub fn certificate_labels(pipeline: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(MANAGED_BY.into(), MANAGER.into()), (CERTIFICATE_OF.into(), pipeline.into())])
 }
 
 /// The labels of an object: its selector and who manages it.

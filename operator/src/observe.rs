@@ -8,15 +8,17 @@ use kube::ResourceExt;
 use wire::env::default::{MONGODB_COLLECTION, MONGODB_DB};
 
 use crate::broker::{self, BrokerError};
+use crate::certificates::x509;
 use crate::claims;
 use crate::database::windows::{self, Latest};
-use crate::database::{self, DatabaseError, drain};
+use crate::database::{self, DatabaseError, drain, rotation};
 use crate::external::{self, BrokerAddress, DatabaseAddress};
 use crate::leaving::Leaving;
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::roll;
 use crate::status::{BrokerNodes, Figures, Seen, System};
+use crate::web::Web;
 
 /// What external parts said last, by the fingerprint of their address. One that serves is asked only when figures are due: it may be far away,
 /// and its logins may be counted.
@@ -26,12 +28,14 @@ pub struct Said {
     pub broker: Option<(String, System, Option<String>)>,
     /// The database.
     pub database: Option<(String, System)>,
+    /// Of the database we run, the certificates that its members show.
+    pub shown: rotation::Shown,
 }
 
 /// Asks broker and database and fills in what they say; the companies' figures only when `figures` says so.
 /// `told` are the companies whose consumers were told before that they are drained.
 pub async fn systems(
-    http: &reqwest::Client,
+    web: &Web,
     plan: &Plan,
     figures: bool,
     told: &BTreeSet<String>,
@@ -49,17 +53,26 @@ pub async fn systems(
         outdated(Part::Database).iter().filter_map(|pod| claims::ordinal(&set, &pod.name_any())).collect();
     let database_wanted = plan.database_wanted(&outdated);
     let database_credentials = plan.database_credentials();
-    let Said { broker: broker_said, database: database_said } = said.clone();
+    let Said { broker: broker_said, database: database_said, .. } = said.clone();
+    seen.without_certificate = plan.tls.iter().flat_map(|tls| tls.missing.clone()).collect();
+    // Without a certificate its pods do not start, and nothing there can be asked.
+    let without_certificate = |part| plan.tls.as_ref().and_then(|tls| tls.missing.get(&part).cloned());
     let broker = async {
         match &plan.external.broker {
-            None => Broker::Ours(broker::converge(http, &broker_wanted).await),
+            None => match without_certificate(Part::Broker) {
+                Some(reason) => Broker::WithoutCertificate(in_trouble(reason)),
+                None => Broker::Ours(broker::converge(web, &broker_wanted).await),
+            },
             Some(Err(reason)) => Broker::Theirs(None, in_trouble(reason.clone()), None, Queues::default()),
-            Some(Ok(address)) => ask_broker(http, plan, address, figures, broker_said).await,
+            Some(Ok(address)) => ask_broker(web, plan, address, figures, broker_said).await,
         }
     };
     let database = async {
         match &plan.external.database {
-            None => Database::Ours(database::converge(&database_wanted, &database_credentials).await),
+            None => match without_certificate(Part::Database) {
+                Some(reason) => Database::WithoutCertificate(in_trouble(reason)),
+                None => Database::Ours(database::converge(&database_wanted, &database_credentials).await),
+            },
             Some(Err(reason)) => Database::Theirs(None, in_trouble(reason.clone()), None),
             Some(Ok(address)) => ask_database(plan, address, figures, database_said).await,
         }
@@ -82,6 +95,7 @@ pub async fn systems(
             }
             (seen.queues, seen.gone) = (report.queues, report.gone);
         }
+        Broker::WithoutCertificate(system) => seen.broker = Some(system),
         Broker::Ours(Err(error)) => seen.broker = Some(in_trouble(error.to_string())),
         Broker::Theirs(fingerprint, system, unattended, queues) => {
             said.broker = fingerprint.map(|fingerprint| (fingerprint, system.clone(), unattended.clone()));
@@ -101,11 +115,20 @@ pub async fn systems(
                 latest = Some(latest_windows(plan).await);
             }
         }
+        Database::WithoutCertificate(system) => seen.database = Some(system),
         Database::Ours(Err(error)) => seen.database = Some(in_trouble(error.to_string())),
         Database::Theirs(fingerprint, system, windows) => {
             said.database = fingerprint.map(|fingerprint| (fingerprint, system.clone()));
             (seen.database, latest) = (Some(system), windows);
         }
+    }
+    if let (Some(tls), Some(trusted)) = (&plan.tls, &plan.trusted)
+        && let Some(certificate) =
+            tls.servers.get(&Part::Database).and_then(|server| x509::shown(&server.pair.certificate))
+    {
+        let known = std::mem::take(&mut said.shown);
+        said.shown =
+            rotation::take_over(&database_wanted, &database_credentials, &trusted.config, &certificate, &known).await;
     }
     let writable =
         seen.primary.is_some() || seen.database.as_ref().is_some_and(|database| database.waiting_for.is_none());
@@ -119,6 +142,8 @@ pub async fn systems(
 
 /// What the broker answered.
 enum Broker {
+    /// The one we run has no certificate yet.
+    WithoutCertificate(System),
     /// The one we run.
     Ours(Result<broker::Report, BrokerError>),
     /// Somebody else's: the fingerprint of its address if it has one, how it is, what nobody looks after, its queues.
@@ -135,6 +160,8 @@ struct Queues {
 
 /// What the database answered.
 enum Database {
+    /// The one we run has no certificate yet.
+    WithoutCertificate(System),
     /// The one we run.
     Ours(Result<database::Report, DatabaseError>),
     /// Somebody else's: the fingerprint of its address if it has one, how it is, the newest windows if they were read.
@@ -151,7 +178,7 @@ fn still_counts(of: &str, system: &System, fingerprint: &str) -> bool {
 }
 
 async fn ask_broker(
-    http: &reqwest::Client,
+    web: &Web,
     plan: &Plan,
     address: &BrokerAddress,
     figures: bool,
@@ -172,7 +199,7 @@ async fn ask_broker(
         companies: plan.companies.iter().map(|company| company.symbol.clone()).collect(),
         removed: plan.leaving.iter().map(Leaving::removed).collect(),
     };
-    let report = broker::external::converge(http, &wanted).await;
+    let report = broker::external::converge(web, &wanted).await;
     let trouble = report.waiting_for.is_some();
     // A node counts only to tell one that blocks from one that refuses, see `Upstream`.
     let system = System { ready: i32::from(report.blocks), waiting_for: report.waiting_for, trouble };
@@ -205,10 +232,16 @@ async fn ask_database(
 }
 
 async fn latest_windows(plan: &Plan) -> BTreeMap<String, Latest> {
-    windows::latest_windows(&plan.database_url(), MONGODB_DB, MONGODB_COLLECTION, &plan.symbols())
+    windows::latest_windows(&own_url(plan), MONGODB_DB, MONGODB_COLLECTION, &plan.symbols())
         .await
         .inspect_err(|error| tracing::warn!(%error, "cannot read the newest windows"))
         .unwrap_or_default()
+}
+
+/// The application user's address for the operator itself.
+fn own_url(plan: &Plan) -> String {
+    let trusted = plan.trusted.as_ref().map(|trusted| trusted.file.to_string_lossy());
+    plan.database_url(&trusted.unwrap_or_default())
 }
 
 fn figures_of(plan: &Plan, seen: &Seen, latest: &BTreeMap<String, Latest>) -> BTreeMap<String, Figures> {
@@ -234,7 +267,7 @@ async fn tell(plan: &Plan, told: &BTreeSet<String>, seen: &mut Seen) {
         return;
     }
     let (url, ours) = match &plan.external.database {
-        None => (plan.database_url(), true),
+        None => (own_url(plan), true),
         Some(Ok(address)) => (address.url.clone(), false),
         Some(Err(_)) => return,
     };

@@ -11,6 +11,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::broker;
 use crate::broker::users::User;
+use crate::certificates::Tls;
 use crate::claims::Size;
 use crate::crd::{
     self, Broker, Database, DeletionPolicy, Edge, Liveview, Monitoring, NetworkPolicy, StockPipeline,
@@ -23,12 +24,13 @@ use crate::error::Error;
 use crate::external::External;
 use crate::leaving::{Leaving, Step};
 use crate::names::{self, Part};
-use crate::objects::AMQP;
+use crate::objects;
+use crate::trust::Trusted;
 
 /// Most members of the database (`spec.database.replicas`).
-const MEMBERS_MAX: i32 = 7;
+pub(crate) const MEMBERS_MAX: i32 = 7;
 /// Most nodes of the broker (`spec.broker.replicas`).
-const NODES_MAX: i32 = 5;
+pub(crate) const NODES_MAX: i32 = 5;
 
 /// Whether a part goes on when one of its pods is taken away; `None` while it was not asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,6 +158,10 @@ pub struct Plan {
     pub credentials: Credentials,
     /// Addresses of the parts that somebody else runs.
     pub external: External,
+    /// How the operator trusts these.
+    pub trusted: Option<Trusted>,
+    /// The certificates of broker and database; none without TLS.
+    pub tls: Option<Tls>,
     /// Fingerprints of these addresses as pod templates carry them, by annotation: of those read, else of those that pods run with.
     pub addresses: BTreeMap<&'static str, String>,
 }
@@ -233,6 +239,8 @@ impl Plan {
             operator_namespace: String::new(),
             credentials,
             external: External::default(),
+            tls: None,
+            trusted: None,
             addresses: BTreeMap::new(),
         })
     }
@@ -290,6 +298,7 @@ impl Plan {
             outdated: outdated.iter().map(|ordinal| self.database_member(*ordinal)).collect(),
             database: wire::env::default::MONGODB_DB.into(),
             election_timeout_millis: u64::from(self.database.election_timeout_milliseconds.unsigned_abs()),
+            trusted: self.trusted.as_ref().map(|trusted| trusted.file.clone()),
         }
     }
 
@@ -308,23 +317,31 @@ impl Plan {
         }
     }
 
-    /// The connection string of consumer and liveview.
-    pub fn database_url(&self) -> String {
+    /// The connection string of consumer and liveview, or of another program, which finds the database's authorities in the file `trusted`.
+    pub fn database_url(&self, trusted: &str) -> String {
         let application = self.credentials.database.current.account(Role::Application);
-        database::connection_string(
+        let mut url = database::connection_string(
             &self.database_members(),
             &application.name,
             &application.password,
             wire::env::default::MONGODB_DB,
             REPLICA_SET,
-        )
+        );
+        if self.tls.is_some() {
+            url.push_str(&format!("&tls=true&tlsCAFile={}", database::encode(trusted)));
+        }
+        url
     }
 
     /// The address of publisher and consumer.
     pub fn broker_url(&self) -> String {
         let application = self.credentials.broker.current.account(Role::Application);
         let host = format!("{}.{}.svc", names::part(&self.name, Part::Broker), self.namespace);
-        format!("amqp://{}:{}@{host}:{AMQP}/%2f", application.name, application.password)
+        let (scheme, port) = objects::amqp(self);
+        // As RabbitMQ's own clients name it (rabbitmq.com/docs/uri-query-parameters).
+        let trusted = self.tls.as_ref().map(|_| format!("?cacertfile={}", objects::trusted_file(Part::Broker)));
+        let (user, password) = (application.name, application.password);
+        format!("{scheme}://{user}:{password}@{host}:{port}/%2f{}", trusted.unwrap_or_default())
     }
 
     /// The content of the Secret of broker or database: what was generated, and what is derived from it.
@@ -341,7 +358,7 @@ impl Plan {
             );
             derive(key::URL, self.broker_url());
         } else {
-            derive(key::URL, self.database_url());
+            derive(key::URL, self.database_url(&objects::trusted_file(Part::Database)));
         }
         data
     }
@@ -361,7 +378,10 @@ impl Plan {
     pub fn broker_wanted(&self, in_doubt: bool) -> broker::Wanted {
         let service = names::part(&self.name, Part::Broker);
         broker::Wanted {
-            management_url: format!("http://{service}.{}.svc:15672", self.namespace),
+            management_url: match self.tls {
+                None => format!("http://{service}.{}.svc:15672", self.namespace),
+                Some(_) => format!("https://{service}.{}.svc:15671", self.namespace),
+            },
             login: self.credentials.broker.current.account(Role::Administrator).into(),
             users: self.broker_users(),
             former: self.credentials.broker.current.former(),

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::apply::{self, Applied, Settled};
+use crate::certificates::{self, Tls};
 use crate::children::Children;
 use crate::claims::{self, Size};
 use crate::crd::{EdgeMode, StockPipeline, StockPipelineStatus};
@@ -34,7 +35,9 @@ use crate::read;
 use crate::roll;
 use crate::status::{self, BrokerNodes, Seen};
 use crate::tls_secret;
+use crate::trust::Trust;
 use crate::watch::{Guarded, Stores};
+use crate::web::Web;
 
 /// Pipelines whose objects are applied at the same time.
 pub const APPLYING: usize = 8;
@@ -55,8 +58,8 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 pub struct Context {
     /// The API server.
     pub client: Client,
-    /// The broker's management interface.
-    pub http: reqwest::Client,
+    /// The way to management interfaces without TLS, or with a public certificate.
+    pub web: Web,
     /// What is known of the cluster.
     pub stores: Stores,
     /// All pipelines.
@@ -71,6 +74,8 @@ pub struct Context {
     pub settled: Settled,
     /// Pipelines whose objects are applied at the same time.
     pub applying: Semaphore,
+    /// Whom the operator trusts in brokers and databases of its own.
+    pub trust: Trust,
     /// What was read of Secrets that users named.
     pub secrets: external::Secrets,
     /// What earlier passes of this process knew, by uid.
@@ -88,6 +93,8 @@ pub struct Memory {
     database: Option<Heard<i32>>,
     /// The nodes of the broker.
     broker: Option<Heard<BrokerNodes>>,
+    /// What the servers were to show last, and whom they were trusted by.
+    tls: Option<Tls>,
     /// What broker and database said last of losing a pod.
     may_lose_one: MayLoseOne,
     /// What external parts said last.
@@ -134,6 +141,7 @@ impl Memory {
     fn fresh(self, plan: &Plan, now: Timestamp) -> Self {
         Self {
             credentials: Some(plan.credentials.clone()),
+            tls: plan.tls.clone(),
             database: self.database.filter(|heard| heard.still_counts(plan.database.replicas, now)),
             broker: self.broker.filter(|heard| heard.still_counts(plan.broker.replicas, now)),
             ..self
@@ -195,7 +203,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
     let pipeline = as_written(pipeline, &memory);
     let now = Timestamp::now();
     let mut seen = context.look_around(&pipeline);
-    match plan(&pipeline, memory.credentials.as_ref(), context).await {
+    match plan(&pipeline, &memory, context, now).await {
         Ok(mut plan) => {
             let mut memory = memory.fresh(&plan, now);
             plan.edge_way = edge::Way::new(&plan.edge, &seen.edge);
@@ -212,7 +220,8 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             seen.volumes = applied.volumes;
             seen.errors = applied.failures;
             let due = pipeline.spec.paused || !plan.leaving.is_empty() || status::figures_due(memory.figures_at, now);
-            observe::systems(&context.http, &plan, due, &memory.told, &mut memory.said, now, &mut seen).await;
+            let web = plan.trusted.as_ref().map_or(&context.web, |trusted| &trusted.web).clone();
+            observe::systems(&web, &plan, due, &memory.told, &mut memory.said, now, &mut seen).await;
             let companies = leaving::Known::after(&memory.companies, &plan, &seen, now);
             let left = |symbol: String| companies.rest.of(&symbol, now).map(|left| (symbol, left));
             seen.left = plan.symbols().into_iter().filter_map(left).collect();
@@ -275,9 +284,15 @@ async fn unreadable(object: &Guarded, error: Error, context: &Context) -> Result
     Err(error)
 }
 
-async fn plan(pipeline: &StockPipeline, remembered: Option<&Credentials>, context: &Context) -> Result<Plan, Error> {
-    let credentials = read::credentials(&context.client, &context.stores.secrets, pipeline, remembered).await?;
+async fn plan(pipeline: &StockPipeline, memory: &Memory, context: &Context, now: Timestamp) -> Result<Plan, Error> {
+    let Context { client, stores, .. } = context;
+    let remembered = memory.credentials.as_ref();
+    let credentials = read::credentials(client, &stores.secrets, pipeline, remembered).await?;
     let mut plan = Plan::new(pipeline, &context.images, credentials)?;
+    let issuers_are_known = stores.certificates.is_served();
+    let found = certificates::of(client, &stores.secrets, pipeline, issuers_are_known, now).await?;
+    plan.tls = found.map(|tls| tls.or_remembered(memory.tls.as_ref()));
+    plan.trusted = plan.tls.as_ref().and_then(Tls::trusted).map(|bundle| context.trust.of(&bundle)).transpose()?;
     context.keeps_its_data(&plan)?;
     let settled = pipeline.status.as_ref().is_some_and(status::is_ready);
     plan.external = context.secrets.read(&context.client, &plan.namespace, &pipeline.spec, settled).await;

@@ -22,6 +22,7 @@ use crate::http::{self, Pages};
 use crate::metrics::Metrics;
 use crate::plan::Images;
 use crate::reconcile::{APPLYING, Context, error_policy, reconcile};
+use crate::web::Web;
 use crate::{lease, names, watch};
 
 /// How the operator runs.
@@ -100,20 +101,14 @@ pub async fn lead(
     stop: &CancellationToken,
     lost: CancellationToken,
 ) -> anyhow::Result<()> {
-    let http = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(2))
-        .timeout(Duration::from_secs(3))
-        .pool_idle_timeout(Duration::from_secs(30))
-        // The broker is in the cluster; its password must not travel through a proxy.
-        .no_proxy()
-        .build()?;
     let (controller, stores) = watch::controller(&client, watch_namespace);
     let reporter = Reporter { controller: names::MANAGER.into(), instance: Some(identity.to_owned()) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         pipelines: controller.store(),
         client,
-        http,
+        web: Web::public()?,
+        trust: Default::default(),
         stores,
         images,
         metrics,

@@ -46,6 +46,8 @@ pub struct Seen {
     pub broker: Option<System>,
     /// What the database says of itself; none while nobody asked.
     pub database: Option<System>,
+    /// What keeps parts from having a certificate.
+    pub without_certificate: BTreeMap<Part, String>,
     /// What nobody looks after at a broker that somebody else runs.
     pub unattended: Option<String>,
     /// The database's primary.
@@ -253,6 +255,7 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
             with_growth(set(seen, now, Part::Database, "DatabaseReady", replicas, seen.database.as_ref()), seen)
         }
     };
+    let (broker, database) = (with_certificate(broker, seen), with_certificate(database, seen));
     // A majority of the nodes serves all queues that have one.
     let majority =
         |system: &System| spec.broker.external.is_none() && !system.trouble && system.ready > spec.broker.replicas / 2;
@@ -391,6 +394,16 @@ fn with_growth(mut judgement: Judgement, seen: &Seen) -> Judgement {
         judgement.message = format!("{}; {growing}", judgement.message);
     }
     judgement
+}
+
+/// Without a certificate its pods cannot start, which is all that they would say.
+fn with_certificate(judgement: Judgement, seen: &Seen) -> Judgement {
+    match seen.without_certificate.get(&judgement.part) {
+        Some(missing) => {
+            Judgement { reason: reason::NO_CERTIFICATE, message: missing.clone(), trouble: true, ..judgement }
+        }
+        None => judgement,
+    }
 }
 
 /// Judges a StatefulSet and the system that runs in it.

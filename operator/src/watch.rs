@@ -17,6 +17,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cert_manager::Certificate;
 use crate::children::{Children, children};
 use crate::crd::StockPipeline;
 use crate::discovery::{Optional, optional};
@@ -48,6 +49,8 @@ pub struct Stores {
     pub http_routes: Optional<HTTPRoute>,
     /// Prometheus' pod monitors.
     pub pod_monitors: Optional<PodMonitor>,
+    /// cert-manager's certificates.
+    pub certificates: Optional<Certificate>,
     /// Pods.
     pub pods: Children<Pod>,
     /// The claims of the pods of stateful sets.
@@ -69,8 +72,9 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
         .predicate_filter(predicates::generation, Default::default());
     let controller = Controller::for_stream(trigger, pipelines);
 
-    let (secrets, stream) = watched(client, namespace, |_| {});
-    let controller = controller.owns_stream(stream);
+    // By label: those that cert-manager keeps have no owner of ours.
+    let (secrets, stream) = watched::<Secret>(client, namespace, |_| {});
+    let controller = controller.watches_stream(stream, |secret| instance(&secret));
     let (config_maps, stream) = watched(client, namespace, |_| {});
     let controller = controller.owns_stream(stream);
     let (services, stream) = watched(client, namespace, |_| {});
@@ -93,6 +97,9 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
     let (pod_monitors, stream) = watched(client, namespace, |_| {});
     let (pod_monitors, stream) = optional(client, pod_monitors, stream);
     let controller = controller.owns_stream(stream);
+    let (certificates, stream) = watched(client, namespace, |_| {});
+    let (certificates, stream) = optional(client, certificates, stream);
+    let controller = controller.owns_stream(stream);
     let (pods, stream) = watched(client, namespace, only_what_is_read);
     let controller = controller.watches_stream(stream, |pod| instance(&pod));
     let (claims, stream) = watched::<PersistentVolumeClaim>(client, namespace, |_| {});
@@ -109,6 +116,7 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
         ingresses,
         http_routes,
         pod_monitors,
+        certificates,
         pods,
         claims,
     };
@@ -118,7 +126,7 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
 /// The pipeline whose label an object carries; its controller is another object of ours.
 fn instance<K: Resource>(object: &K) -> Option<ObjectRef<Guarded>> {
     let namespace = object.meta().namespace.as_deref()?;
-    Some(ObjectRef::new(object.labels().get(names::INSTANCE)?).within(namespace))
+    Some(ObjectRef::new(names::pipeline_of(object)?).within(namespace))
 }
 
 /// Objects of one answer while a store is filled: it is in memory as text, as values and as objects at once.
@@ -189,6 +197,7 @@ impl Stores {
             ingresses,
             http_routes,
             pod_monitors,
+            certificates,
             pods,
             claims,
         } = self;
@@ -204,6 +213,7 @@ impl Stores {
             ingresses.listed(),
             http_routes.ready(),
             pod_monitors.ready(),
+            certificates.ready(),
             pods.listed(),
             claims.listed(),
         );

@@ -12,14 +12,14 @@ use operator::broker::decision::{Seen, next_steps, policies};
 use operator::broker::management::{Management, Policy};
 use operator::broker::users::{State, User};
 use operator::broker::{BrokerError, DeleteQueue, Login, QUORUM_POLICY, Removed, Report, Wanted, converge};
+use operator::web::Web;
 use rabbitmq::wanted;
-use reqwest::Client;
 use tokio::sync::Mutex;
 
 static POLICIES: Mutex<()> = Mutex::const_new(());
 
-async fn request(http: &Client, wanted: &Wanted, method: reqwest::Method, path: &str, body: Option<&str>) -> u16 {
-    let mut request = http
+async fn request(wanted: &Wanted, method: reqwest::Method, path: &str, body: Option<&str>) -> u16 {
+    let mut request = reqwest::Client::new()
         .request(method, format!("{}/api/{path}", wanted.management_url))
         .basic_auth(&wanted.login.user, Some(&wanted.login.password));
     if let Some(body) = body {
@@ -32,17 +32,17 @@ fn path(company: &str) -> String {
     format!("queues/%2F/{}", company.replace('^', "%5E").replace('=', "%3D").replace('/', "%2F"))
 }
 
-async fn clear(http: &Client, wanted: &Wanted) {
+async fn clear(wanted: &Wanted) {
     for company in &wanted.companies {
-        assert_eq!(request(http, wanted, reqwest::Method::DELETE, &path(company), None).await, 204);
+        assert_eq!(request(wanted, reqwest::Method::DELETE, &path(company), None).await, 204);
     }
 }
 
-fn management<'a>(http: &'a Client, wanted: &'a Wanted) -> Management<'a> {
+fn management<'a>(http: &'a Web, wanted: &'a Wanted) -> Management<'a> {
     Management { http, url: &wanted.management_url, login: &wanted.login, virtual_host: "/" }
 }
 
-async fn look(http: &Client, wanted: &Wanted) -> Seen {
+async fn look(http: &Web, wanted: &Wanted) -> Seen {
     let management = management(http, wanted);
     Seen {
         nodes: management.nodes().await.unwrap(),
@@ -52,7 +52,7 @@ async fn look(http: &Client, wanted: &Wanted) -> Seen {
     }
 }
 
-async fn until(http: &Client, wanted: &Wanted, condition: impl Fn(&Report) -> bool) -> Report {
+async fn until(http: &Web, wanted: &Wanted, condition: impl Fn(&Report) -> bool) -> Report {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let report = converge(http, wanted).await.unwrap();
@@ -67,7 +67,7 @@ async fn until(http: &Client, wanted: &Wanted, condition: impl Fn(&Report) -> bo
 #[tokio::test]
 async fn every_company_gets_its_queue_whatever_its_symbol() {
     let _guard = POLICIES.lock().await;
-    let http = Client::new();
+    let http = Web::public().unwrap();
     let wanted = wanted(&["MSFT", "BRK.B", "^GSPC", "EURUSD=X", "0700.HK", &"X".repeat(40)]);
     let first = until(&http, &wanted, |report| report.ready).await;
     assert_eq!((first.nodes_running, first.waiting_for), (1, None));
@@ -81,7 +81,7 @@ async fn every_company_gets_its_queue_whatever_its_symbol() {
         assert_eq!((queue.ready, queue.unacknowledged, queue.consumers), (Some(0), Some(0), Some(0)));
         assert_eq!((queue.members, queue.online), (Some(1), Some(1)));
     }
-    clear(&http, &wanted).await;
+    clear(&wanted).await;
 }
 
 fn sorted(companies: &[String]) -> Vec<&String> {
@@ -93,7 +93,7 @@ fn sorted(companies: &[String]) -> Vec<&String> {
 #[tokio::test]
 async fn a_changed_and_a_deleted_policy_are_made_right_again() {
     let _guard = POLICIES.lock().await;
-    let http = Client::new();
+    let http = Web::public().unwrap();
     let wanted = wanted(&[]);
     converge(&http, &wanted).await.unwrap();
     let mut drifted = policies()[0].1.clone();
@@ -102,7 +102,7 @@ async fn a_changed_and_a_deleted_policy_are_made_right_again() {
     assert_eq!(next_steps(&wanted, &look(&http, &wanted).await).len(), 1);
     converge(&http, &wanted).await.unwrap();
     let deleted = format!("policies/%2F/{QUORUM_POLICY}");
-    assert_eq!(request(&http, &wanted, reqwest::Method::DELETE, &deleted, None).await, 204);
+    assert_eq!(request(&wanted, reqwest::Method::DELETE, &deleted, None).await, 204);
     converge(&http, &wanted).await.unwrap();
     let found: BTreeMap<String, Policy> = look(&http, &wanted).await.policies;
     for (name, policy) in policies() {
@@ -113,31 +113,31 @@ async fn a_changed_and_a_deleted_policy_are_made_right_again() {
 #[tokio::test]
 async fn a_second_pass_has_nothing_to_do() {
     let _guard = POLICIES.lock().await;
-    let http = Client::new();
+    let http = Web::public().unwrap();
     let wanted = wanted(&["MSFT", "^GSPC"]);
     converge(&http, &wanted).await.unwrap();
     // Only steps write, and there is none.
     assert_eq!(next_steps(&wanted, &look(&http, &wanted).await), []);
-    clear(&http, &wanted).await;
+    clear(&wanted).await;
 }
 
 #[tokio::test]
 async fn a_queue_of_a_company_that_left_is_not_deleted() {
     let _guard = POLICIES.lock().await;
-    let http = Client::new();
+    let http = Web::public().unwrap();
     let with = wanted(&["MSFT", "TSLA"]);
     converge(&http, &with).await.unwrap();
     let without = Wanted { companies: with.companies[..1].to_vec(), ..with.clone() };
     let report = converge(&http, &without).await.unwrap();
     assert_eq!(report.queues.len(), 1);
     assert!(look(&http, &with).await.queues.contains_key(&with.companies[1]));
-    clear(&http, &with).await;
+    clear(&with).await;
 }
 
 #[tokio::test]
 async fn the_queue_of_a_removed_company_goes_when_it_is_empty_and_with_its_content_when_that_is_wished() {
     let _guard = POLICIES.lock().await;
-    let http = Client::new();
+    let http = Web::public().unwrap();
     let with = wanted(&["MSFT", "^GSPC"]);
     converge(&http, &with).await.unwrap();
     let removed = |delete| Wanted {
@@ -150,7 +150,7 @@ async fn the_queue_of_a_removed_company_goes_when_it_is_empty_and_with_its_conte
     let publish =
         format!(r#"{{"properties":{{}},"routing_key":"{full}","payload":"{{}}","payload_encoding":"string"}}"#);
     let path = "exchanges/%2F/amq.default/publish";
-    assert_eq!(request(&http, &with, reqwest::Method::POST, path, Some(&publish)).await, 200);
+    assert_eq!(request(&with, reqwest::Method::POST, path, Some(&publish)).await, 200);
     assert!(management.has_message(full).await.unwrap(), "at once, whatever the figures say");
     assert!(!management.has_message(empty).await.unwrap());
     let both_known = |report: &Report| report.queues.len() == 2 && report.queues[full].ready == Some(1);
@@ -170,21 +170,21 @@ async fn the_queue_of_a_removed_company_goes_when_it_is_empty_and_with_its_conte
 #[tokio::test]
 async fn a_queue_another_program_declared_with_another_type_is_named_and_left_alone() {
     let _guard = POLICIES.lock().await;
-    let http = Client::new();
+    let http = Web::public().unwrap();
     let wanted = wanted(&["MSFT"]);
     let classic = r#"{"durable":true,"arguments":{"x-queue-type":"classic"}}"#;
-    let declared = request(&http, &wanted, reqwest::Method::PUT, &path(&wanted.companies[0]), Some(classic)).await;
+    let declared = request(&wanted, reqwest::Method::PUT, &path(&wanted.companies[0]), Some(classic)).await;
     assert_eq!(declared, 201);
     let report = converge(&http, &wanted).await.unwrap();
     assert!(!report.ready);
     let reason = report.waiting_for.unwrap();
     assert!(reason.contains(&wanted.companies[0]) && reason.contains("classic"), "{reason}");
-    clear(&http, &wanted).await;
+    clear(&wanted).await;
 }
 
 #[tokio::test]
 async fn a_wrong_password_is_an_error_with_a_remedy_and_never_printed() {
-    let http = Client::new();
+    let http = Web::public().unwrap();
     let mut wanted = wanted(&["MSFT"]);
     wanted.login.password = "hidden".to_owned();
     let error = converge(&http, &wanted).await.unwrap_err();
@@ -211,7 +211,7 @@ async fn amqp(user: &User) -> lapin::Result<lapin::Connection> {
 #[tokio::test]
 async fn the_programs_user_may_use_queues_and_not_the_management_interface() {
     let _guard = POLICIES.lock().await;
-    let http = Client::new();
+    let http = Web::public().unwrap();
     let mut wanted = wanted(&["MSFT"]);
     let mut application = user("application", "only for tests");
     wanted.users = vec![application.clone()];
@@ -237,13 +237,13 @@ async fn the_programs_user_may_use_queues_and_not_the_management_interface() {
     until(&http, &wanted, current).await;
     drop(amqp(&application).await.unwrap());
     let path = format!("users/{}", application.login.user);
-    assert_eq!(request(&http, &wanted, reqwest::Method::DELETE, &path, None).await, 204);
-    clear(&http, &wanted).await;
+    assert_eq!(request(&wanted, reqwest::Method::DELETE, &path, None).await, 204);
+    clear(&wanted).await;
 }
 
 #[tokio::test]
 async fn a_broker_that_does_not_answer_is_reported_within_seconds() {
-    let http = Client::new();
+    let http = Web::public().unwrap();
     let mut wanted = wanted(&["MSFT"]);
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     for url in ["http://127.0.0.1:1".to_owned(), format!("http://{}", silent.local_addr().unwrap())] {

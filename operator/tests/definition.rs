@@ -85,6 +85,7 @@ fn the_chart_grants_what_every_kind_of_child_needs() {
         "services",
         "networkpolicies",
         "podmonitors",
+        "certificates",
         "poddisruptionbudgets",
         "statefulsets",
         "deployments",

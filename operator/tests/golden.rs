@@ -6,7 +6,9 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
-use operator::crd::StockPipeline;
+use operator::certificates::x509::Pair;
+use operator::certificates::{self, Authority, Server, Tls};
+use operator::crd::{IssuerReference, StockPipeline};
 use operator::credentials::{Credentials, PartCredentials};
 use operator::names::Part;
 use operator::objects::{self, Objects};
@@ -59,7 +61,24 @@ fn plan(pipeline: &StockPipeline) -> Plan {
     plan.operator_namespace = "stockpipeline".into();
     // As on a cluster with the Gateway API.
     plan.edge_way.routes_are_served = true;
+    plan.tls = (!certificates::parts(pipeline).is_empty()).then(|| tls(pipeline));
     plan
+}
+
+/// What the operator makes anew for each pipeline, or cert-manager has issued.
+fn tls(pipeline: &StockPipeline) -> Tls {
+    let trusted: String = include_str!("certificates/authority.crt").into();
+    let pair = |of: &str| Pair { certificate: format!("certificate of {of}\n"), key: format!("hush-{of}\n") };
+    let server = |part: Part| (part, Server { pair: pair(part.name()), trusted: trusted.clone() });
+    let issuer = pipeline.spec.tls.issuer_ref.clone();
+    let authority = Authority {
+        pair: Pair { certificate: trusted.clone(), key: "hush-authority\n".into() },
+        since: "2026-11-25T12:00:00Z".parse().unwrap(),
+        trusted: trusted.clone(),
+    };
+    let authority = issuer.is_none().then_some(authority);
+    let servers = certificates::parts(pipeline).into_iter().map(server).collect();
+    Tls { issuer, authority, servers, ..Tls::default() }
 }
 
 fn documents(objects: Objects) -> String {
@@ -75,6 +94,7 @@ fn documents(objects: Objects) -> String {
         ingresses,
         http_routes,
         pod_monitors,
+        certificates,
     } = objects;
     let mut text = String::new();
     let mut add = |document: String| text.push_str(&format!("---\n{document}"));
@@ -89,6 +109,7 @@ fn documents(objects: Objects) -> String {
     ingresses.iter().for_each(|object| add(yaml(object)));
     http_routes.iter().for_each(|object| add(yaml(object)));
     pod_monitors.iter().for_each(|object| add(yaml(object)));
+    certificates.iter().for_each(|object| add(yaml(object)));
     text
 }
 
@@ -130,6 +151,50 @@ fn the_symbols_example_builds_what_was_reviewed() {
 #[test]
 fn the_production_example_builds_what_was_reviewed() {
     matches_its_golden_file("production");
+}
+
+#[test]
+fn the_tls_example_builds_what_was_reviewed() {
+    matches_its_golden_file("tls");
+}
+
+#[test]
+fn an_issuer_of_cert_manager_is_asked_for_the_certificates_that_were_reviewed() {
+    let mut pipeline = read("tls");
+    pipeline.spec.tls.issuer_ref =
+        Some(IssuerReference { name: "markets".into(), kind: "Issuer".into(), group: "cert-manager.io".into() });
+    let objects = build(&pipeline);
+    matches_golden_file("of-an-issuer", objects.certificates.iter().map(yaml).collect::<Vec<_>>().join("---\n"));
+    let (own, issued) = (build(&read("tls")), objects);
+    assert_eq!(templates_of_sets(&own), templates_of_sets(&issued));
+    assert!(issued.secrets.iter().all(|secret| secret.type_.is_none()), "the certificates are cert-manager's to keep");
+}
+
+#[test]
+fn a_renewed_certificate_changes_no_pod_template() {
+    let before = plan(&read("tls"));
+    let mut after = before.clone();
+    for server in after.tls.as_mut().unwrap().servers.values_mut() {
+        server.pair = Pair { certificate: "another\n".into(), key: "another\n".into() };
+    }
+    let templates = |plan: &Plan| {
+        let objects = objects::build(plan);
+        let deployments =
+            objects.deployments.iter().map(|deployment| yaml(&deployment.spec.as_ref().unwrap().template));
+        templates_of_sets(&objects).into_iter().chain(deployments).collect::<Vec<_>>()
+    };
+    assert_eq!(templates(&before), templates(&after));
+}
+
+#[test]
+fn a_program_gets_whom_it_trusts_and_no_key() {
+    let objects = build(&read("tls"));
+    for deployment in objects.deployments {
+        let text = yaml(&deployment);
+        assert!(!text.contains("tls.key") && !text.contains("tls-combined.pem"), "{text}");
+        let edge = deployment.metadata.name.unwrap() == "encrypted-edge";
+        assert_eq!(text.contains("/run/tls"), !edge);
+    }
 }
 
 #[test]
@@ -208,7 +273,7 @@ fn another_version_of_the_operator_replaces_no_pod_of_broker_and_database() {
 
 #[test]
 fn a_password_is_in_no_pod_template_and_in_no_config_map() {
-    let objects = build(&read("production"));
+    let objects = build(&read("tls"));
     let mut text = templates_of_sets(&objects).join("");
     objects.deployments.iter().for_each(|deployment| text.push_str(&yaml(deployment)));
     objects.config_maps.iter().for_each(|config_map| text.push_str(&yaml(config_map)));
@@ -285,10 +350,11 @@ fn a_duration_as_people_write_it_reaches_the_consumers_in_milliseconds() {
 
 #[test]
 fn every_pod_passes_the_restricted_pod_security_standard_whatever_its_template_says() {
-    let mut worlds: Vec<Objects> = ["minimal", "demo", "symbols", "production", "external", "ingress", "gateway"]
-        .iter()
-        .map(|example| build(&read(example)))
-        .collect();
+    let mut worlds: Vec<Objects> =
+        ["minimal", "demo", "symbols", "production", "external", "ingress", "gateway", "tls"]
+            .iter()
+            .map(|example| build(&read(example)))
+            .collect();
     worlds.push(leaving());
     for objects in worlds {
         let templates = objects

@@ -2,12 +2,13 @@
 //! The first group is the contract with the programs that existed before; the second is ours.
 
 /// AMQP address of the broker, `amqp://user:password@host:5672/%2f`; several, separated by commas, are tried in turn.
+/// With TLS `amqps://…`; `?cacertfile=/path` trusts the authorities in that file besides the public ones.
 pub const RABBITMQ_URL: &str = "RABBITMQ_URL";
 /// The queue one consumer reads; it is the company's symbol.
 pub const QUEUE_NAME: &str = "QUEUE_NAME";
 /// Milliseconds from one event to the next, a decimal number; 0 publishes as fast as the broker confirms.
 pub const TICKER_INTERVAL: &str = "TICKER_INTERVAL";
-/// Connection string of the database, `mongodb://…`.
+/// Connection string of the database, `mongodb://…`; with TLS `tls=true`, and `tlsCAFile=/path` trusts the authorities in that file alone.
 pub const MONGODB_URL: &str = "MONGODB_URL";
 /// Database that holds the windows.
 pub const MONGODB_DB: &str = "MONGODB_DB";

@@ -2,16 +2,18 @@
 //! Rule: recovery is a new connection with new channels, made by the caller's loop, so delivery tags die with their channel.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use futures::StreamExt;
 use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-use lapin::tcp::AMQPUriTcpExt;
+use lapin::tcp::{AMQPUriTcpExt, TLSConfig};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
+use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 use wire::env;
 use wire::queue::{QueueType, TYPE_ARGUMENT};
@@ -31,7 +33,15 @@ const FRAME_MAX: u32 = 16 * 1024;
 
 /// Where the broker is: one or more addresses that are tried in turn.
 #[derive(Clone)]
-pub struct Address(Vec<AMQPUri>);
+pub struct Address(Vec<Server>);
+
+/// One of them.
+#[derive(Clone)]
+struct Server {
+    uri: AMQPUri,
+    /// File with authorities that are trusted besides the public ones: the parameter `cacertfile`, as RabbitMQ's own clients name it.
+    authorities: Option<PathBuf>,
+}
 
 impl Address {
     /// Reads `RABBITMQ_URL`.
@@ -57,14 +67,14 @@ impl Address {
                 let wished = query.heartbeat.filter(|seconds| *seconds > 0);
                 query.heartbeat = Some(wished.map_or(HEARTBEAT, |seconds| seconds.min(HEARTBEAT)));
                 query.frame_max.get_or_insert(FRAME_MAX);
-                Ok(uri)
+                Ok(Server { uri, authorities: authorities(url) })
             })
             .collect::<Result<Vec<_>>>()
-            .and_then(|uris| {
-                if uris.is_empty() {
+            .and_then(|servers| {
+                if servers.is_empty() {
                     Err(wrong(env::RABBITMQ_URL, format!("holds no address; {example}")))
                 } else {
-                    Ok(Self(uris))
+                    Ok(Self(servers))
                 }
             })
     }
@@ -72,8 +82,14 @@ impl Address {
 
 impl fmt::Debug for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_list().entries(self.0.iter().map(shown)).finish()
+        formatter.debug_list().entries(self.0.iter().map(|server| shown(&server.uri))).finish()
     }
+}
+
+fn authorities(url: &str) -> Option<PathBuf> {
+    let (_, query) = url.split_once('?')?;
+    let file = query.split('&').find_map(|parameter| parameter.strip_prefix("cacertfile="))?;
+    Some(percent_decode_str(file).decode_utf8().ok()?.as_ref().into())
 }
 
 fn shown(uri: &AMQPUri) -> String {
@@ -86,9 +102,10 @@ fn shown(uri: &AMQPUri) -> String {
 /// When none answers; the sentence names each with its cause.
 pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection> {
     let mut causes = Vec::new();
-    for uri in &address.0 {
+    for server in &address.0 {
+        let uri = &server.uri;
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        match timeout(CONNECT_TIMEOUT, connect_to(uri.clone(), properties)).await {
+        match timeout(CONNECT_TIMEOUT, connect_to(server, properties)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => causes.push(format!("{}: {error}", shown(uri))),
             Err(_) => causes.push(format!("{}: no answer within {CONNECT_TIMEOUT:?}", shown(uri))),
@@ -97,14 +114,19 @@ pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection
     bail!("cannot connect to the broker at {}", causes.join(", "))
 }
 
-async fn connect_to(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
+async fn connect_to(server: &Server, properties: ConnectionProperties) -> lapin::Result<Connection> {
     let runtime = lapin::runtime::default_runtime()?;
+    // Read anew each time: the file follows the authorities.
+    let authorities = server.authorities.as_ref().map(std::fs::read_to_string).transpose()?;
     // As lapin's own, which has no bound for this part.
-    let transport = async |uri: AMQPUri, runtime| match timeout(TRANSPORT_TIMEOUT, uri.connect_async(&runtime)).await {
-        Ok(stream) => Ok(stream?),
-        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    let transport = async move |uri: AMQPUri, runtime| {
+        let config = TLSConfig { identity: None, cert_chain: authorities.as_deref() };
+        match timeout(TRANSPORT_TIMEOUT, uri.connect_with_config_async(config, &runtime)).await {
+            Ok(stream) => Ok(stream?),
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }
     };
-    Connection::connector(uri, runtime, transport, properties).await
+    Connection::connector(server.uri.clone(), runtime, transport, properties).await
 }
 
 /// Resolves when the connection is lost, also while nothing is being sent. It hears what happens from the call on.
@@ -194,8 +216,18 @@ mod tests {
             ("amqp://h/%2f?heartbeat=0", 5),
             ("amqp://h/%2f?heartbeat=3", 3),
         ] {
-            assert_eq!(Address::parse(Some(text)).unwrap().0[0].query.heartbeat, Some(seconds), "{text}");
+            assert_eq!(Address::parse(Some(text)).unwrap().0[0].uri.query.heartbeat, Some(seconds), "{text}");
         }
+    }
+
+    #[test]
+    fn the_file_of_authorities_is_named_by_the_address_as_rabbitmqs_own_clients_do() {
+        let file = |text: &str| Address::parse(Some(text)).unwrap().0[0].authorities.clone();
+        assert_eq!(file("amqps://u:p@h/%2f"), None);
+        assert_eq!(
+            file("amqps://u:p@h/%2f?heartbeat=3&cacertfile=/run/tls/my%20ca.crt"),
+            Some("/run/tls/my ca.crt".into())
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::decision::{self, CONSUMER_TIMEOUT_MILLIS, Seen};
 use super::management::{Failure, Login, Management, Policy};
 use super::{QueueReport, Removed, queue_reports};
 use crate::external::BrokerAddress;
+use crate::web::Web;
 
 /// Longest try of one address.
 const LOGIN: Duration = Duration::from_secs(3);
@@ -68,7 +69,7 @@ pub struct Report {
 
 /// Lets the broker be asked: first whether it takes the programs' login, then, if there is a management interface, the rest. Takes at most
 /// three seconds for each of the addresses and each round of requests.
-pub async fn converge(http: &reqwest::Client, wanted: &Wanted<'_>) -> Report {
+pub async fn converge(http: &Web, wanted: &Wanted<'_>) -> Report {
     let source = &wanted.address.source;
     if let Err(refusal) = login(&wanted.address.addresses).await {
         return waits(refusal.sentence(&source.secret, &source.key));

@@ -3,22 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder};
+use axum::body::Bytes;
+use axum::http::{Method, Request, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::Full;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::users::{Listed, Permission, User};
 use crate::database::Account;
+use crate::web::{self, Answer, Web};
 
-/// Longest request.
-const REQUEST: Duration = Duration::from_secs(3);
 /// Queues per answer; the interface allows at most 500 (RabbitMQ manual, "HTTP API", pagination).
 const PAGE: u32 = 500;
-/// Longest answer read into memory, in bytes: 500 queues of five nodes take about 200 000.
-const ANSWER_MAX: usize = 4 << 20;
 
 /// User of the management interface.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl fmt::Debug for Login {
 #[derive(Clone, Debug)]
 pub struct Management<'a> {
     /// The operator's one pooled client.
-    pub http: &'a Client,
+    pub http: &'a Web,
     /// `http://host:port`, without a path.
     pub url: &'a str,
     /// Who asks.
@@ -201,7 +201,7 @@ impl Management<'_> {
     pub async fn put_user(&self, user: &User) -> Result<(), Failure> {
         let tags = if user.administrator { "administrator" } else { "" };
         let body = serde_json::json!({"password": user.login.password, "tags": tags});
-        send(self.request(Method::PUT, &format!("users/{}", encode(&user.login.user))).json(&body)).await?;
+        self.send(Method::PUT, &format!("users/{}", encode(&user.login.user)), Some(&body)).await?;
         Ok(())
     }
 
@@ -212,7 +212,7 @@ impl Management<'_> {
     pub async fn permit(&self, user: &str) -> Result<(), Failure> {
         let path = self.of_host("permissions", user);
         let all = serde_json::json!({"configure": ".*", "write": ".*", "read": ".*"});
-        send(self.request(Method::PUT, &path).json(&all)).await?;
+        self.send(Method::PUT, &path, Some(&all)).await?;
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl Management<'_> {
     /// See [`Failure`].
     pub async fn put_policy(&self, name: &str, policy: &Policy) -> Result<(), Failure> {
         let path = self.of_host("policies", name);
-        send(self.request(Method::PUT, &path).json(policy)).await?;
+        self.send(Method::PUT, &path, Some(policy)).await?;
         Ok(())
     }
 
@@ -268,7 +268,7 @@ impl Management<'_> {
             "auto_delete": false,
             "arguments": {wire::queue::TYPE_ARGUMENT: queue_type},
         });
-        send(self.request(Method::PUT, &path).json(&queue)).await?;
+        self.send(Method::PUT, &path, Some(&queue)).await?;
         Ok(())
     }
 
@@ -279,7 +279,7 @@ impl Management<'_> {
     pub async fn has_message(&self, queue: &str) -> Result<bool, Failure> {
         let path = self.of_host("queues", queue) + "/get";
         let one = serde_json::json!({"count": 1, "ackmode": "ack_requeue_true", "encoding": "base64", "truncate": 1});
-        let body = send(self.request(Method::POST, &path).json(&one)).await?;
+        let body = self.send(Method::POST, &path, Some(&one)).await?;
         let messages: Vec<Value> =
             serde_json::from_slice(&body).map_err(|error| Failure::Unreadable(format!("answer to get: {error}")))?;
         Ok(!messages.is_empty())
@@ -299,7 +299,7 @@ impl Management<'_> {
     /// See [`Failure`]; while another change of the queue's membership is under way, or the node is joining, [`Failure::Unreachable`].
     pub async fn add_member(&self, queue: &str, node: &str) -> Result<(), Failure> {
         let path = self.of_host("queues/quorum", queue) + "/replicas/add";
-        send(self.request(Method::POST, &path).json(&serde_json::json!({"node": node}))).await?;
+        self.send(Method::POST, &path, Some(&serde_json::json!({"node": node}))).await?;
         Ok(())
     }
 
@@ -309,7 +309,7 @@ impl Management<'_> {
     /// As [`Self::add_member`].
     pub async fn delete_member(&self, queue: &str, node: &str) -> Result<(), Failure> {
         let path = self.of_host("queues/quorum", queue) + "/replicas/delete";
-        send(self.request(Method::DELETE, &path).json(&serde_json::json!({"node": node}))).await?;
+        self.send(Method::DELETE, &path, Some(&serde_json::json!({"node": node}))).await?;
         Ok(())
     }
 
@@ -336,14 +336,14 @@ impl Management<'_> {
     }
 
     async fn delete(&self, path: &str) -> Result<(), Failure> {
-        match send(self.request(Method::DELETE, path)).await {
+        match self.send(Method::DELETE, path, None::<&()>).await {
             Ok(_) | Err(Failure::Refused { status: 404, .. }) => Ok(()),
             Err(failure) => Err(failure),
         }
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let body = send(self.request(Method::GET, path)).await?;
+        let body = self.send(Method::GET, path, None::<&()>).await?;
         // First as any JSON: of a queue whose members change the broker may name a column twice (measured on 4.0.5).
         let answer = serde_json::from_slice::<Value>(&body).and_then(serde_json::from_value);
         answer.map_err(|error| {
@@ -352,42 +352,38 @@ impl Management<'_> {
         })
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let url = format!("{}/api/{path}", self.url.trim_end_matches('/'));
-        self.http.request(method, url).basic_auth(&self.login.user, Some(&self.login.password)).timeout(REQUEST)
-    }
-}
-
-async fn send(request: RequestBuilder) -> Result<Vec<u8>, Failure> {
-    let mut response = request.send().await.map_err(unreachable)?;
-    let status = response.status();
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-        if body.len() + chunk.len() > ANSWER_MAX {
-            return Err(Failure::Unreadable(format!("answer above {ANSWER_MAX} bytes")));
+    async fn send(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Vec<u8>, Failure> {
+        let request = self.request(method, path, body).map_err(Failure::Unreadable)?;
+        let Answer { status, body } = self.http.send(request).await.map_err(|failure| match failure {
+            web::Failure::Unreachable(reason) => Failure::Unreachable(reason),
+            web::Failure::TooLong => Failure::Unreadable("an answer of megabytes".to_owned()),
+        })?;
+        if (200..300).contains(&status) {
+            return Ok(body);
         }
-        body.extend_from_slice(&chunk);
+        let reason: String = String::from_utf8_lossy(&body).chars().take(300).collect();
+        match status {
+            500.. => Err(Failure::Unreachable(format!("answered {status}: {reason}"))),
+            _ => Err(Failure::Refused { status, reason }),
+        }
     }
-    if status.is_success() {
-        return Ok(body);
-    }
-    let reason: String = String::from_utf8_lossy(&body).chars().take(300).collect();
-    if status.is_server_error() {
-        return Err(Failure::Unreachable(format!("answered {status}: {reason}")));
-    }
-    Err(Failure::Refused { status: status.as_u16(), reason })
-}
 
-/// The innermost cause, in the words of the system: reqwest's own text only names the address.
-fn unreachable(error: reqwest::Error) -> Failure {
-    if error.is_timeout() {
-        return Failure::Unreachable(format!("no answer within {} s", REQUEST.as_secs()));
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Request<Full<Bytes>>, String> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(|error| error.to_string())?;
+        let login = STANDARD.encode(format!("{}:{}", self.login.user, self.login.password));
+        Request::builder()
+            .method(method)
+            .uri(format!("{}/api/{path}", self.url.trim_end_matches('/')))
+            .header(header::AUTHORIZATION, format!("Basic {login}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::from(body.unwrap_or_default()))
+            .map_err(|error| error.to_string())
     }
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    Failure::Unreachable(cause.to_string())
 }
 
 /// Percent-encodes all but the unreserved characters of RFC 3986: symbols hold `^`, `=` and `.`, dead-letter queues `/`.

@@ -12,6 +12,7 @@ pub mod users;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::web::Web;
 pub use decision::{CLASSIC_POLICY, CONSUMER_TIMEOUT_MILLIS, DeleteQueue, QUORUM_POLICY, Removed, Wanted};
 use decision::{Seen, Step, is_formed, is_gone, may_lose_a_node, next_steps, waiting_for};
 use futures::{StreamExt, stream};
@@ -123,7 +124,7 @@ pub enum BrokerError {
 ///
 /// # Errors
 /// The broker answered and refused; see [`BrokerError`].
-pub async fn converge(http: &reqwest::Client, wanted: &Wanted) -> Result<Report, BrokerError> {
+pub async fn converge(http: &Web, wanted: &Wanted) -> Result<Report, BrokerError> {
     let management =
         Management { http, url: &wanted.management_url, login: &wanted.login, virtual_host: DEFAULT_VIRTUAL_HOST };
     let mut seen = match observe(&management, wanted).await {

@@ -8,6 +8,7 @@ mod network;
 mod status;
 mod storage;
 mod template;
+mod tls;
 
 pub use edge::{
     Edge, EdgeGateway, EdgeIngress, EdgeLimits, EdgeMode, EdgeService, EdgeTls, GatewayRef, ServiceType, TrafficPolicy,
@@ -18,6 +19,7 @@ pub use network::NetworkPolicy;
 pub use status::{CompanyStatus, PartStatus, Parts, ScaleStatus, StockPipelineStatus};
 pub use storage::Storage;
 pub use template::Template;
+pub use tls::{IssuerReference, Tls};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::{CustomResourceExt, Duration};
@@ -100,6 +102,11 @@ pub struct StockPipelineSpec {
     /// How the page is reached: by an NGINX of its own, an Ingress or a Gateway.
     #[serde(default)]
     pub edge: Edge,
+
+    /// TLS between the parts.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message(tls::FIXED))]
+    pub tls: Tls,
 
     /// Who reaches which part over the network.
     #[serde(default)]

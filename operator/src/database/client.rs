@@ -2,13 +2,14 @@
 //! Rule: every connection is direct, short-lived and bounded; what a step assumes is checked by mongod itself.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::join_all;
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, Credential, ServerAddress, ServerMonitoringMode};
+use mongodb::options::{ClientOptions, Credential, ServerAddress, ServerMonitoringMode, Tls, TlsOptions};
 use tokio::time::timeout;
 
 use super::DatabaseError;
@@ -67,7 +68,7 @@ type Users = BTreeMap<User, UserState>;
 
 async fn look(host: &str, wanted: &Wanted, credentials: &Credentials) -> (Member, Option<Users>) {
     let unreachable = |error: String| (Member::Unreachable { error }, None);
-    let client = match connect(host, credentials.member(), LOOK) {
+    let client = match connect(host, credentials.member(), wanted.trusted.as_deref(), LOOK) {
         Ok(client) => client,
         Err(error) => return unreachable(first_line(&error)),
     };
@@ -139,8 +140,8 @@ pub async fn carry_out(step: &Step, wanted: &Wanted, credentials: &Credentials) 
     };
     let failed = |code, message| DatabaseError { act: act.clone(), member: host.clone(), code, message };
     tracing::info!(member = %host, set = %wanted.set, "{act}");
-    let client =
-        connect(host, credentials.member(), LOOK).map_err(|error| failed(code_of(&error), first_line(&error)))?;
+    let client = connect(host, credentials.member(), wanted.trusted.as_deref(), LOOK)
+        .map_err(|error| failed(code_of(&error), first_line(&error)))?;
     let outcome = timeout(ACT, execute(&client, step, wanted, credentials)).await;
     close(client).await;
     match outcome {
@@ -176,8 +177,14 @@ async fn execute(client: &Client, step: &Step, wanted: &Wanted, credentials: &Cr
 }
 
 /// A client of exactly one member, whatever the set says of it. It must be given to [`close`].
-pub(super) fn connect(host: &str, credential: Credential, limit: Duration) -> Result<Client, Error> {
+pub(super) fn connect(
+    host: &str,
+    credential: Credential,
+    trusted: Option<&Path>,
+    limit: Duration,
+) -> Result<Client, Error> {
     let mut options = ClientOptions::default();
+    options.tls = trusted.map(|file| Tls::Enabled(TlsOptions::builder().ca_file_path(file.to_owned()).build()));
     options.hosts = vec![ServerAddress::parse(host)?];
     options.app_name = Some("stockpipeline-operator".to_owned());
     options.direct_connection = Some(true);

@@ -1,6 +1,8 @@
 //! Decides the one next step that brings a replica set closer to what is wanted.
 //! Rule: pure, and judged only by what was seen; a step that is repeated, late or half done must do no harm.
 
+use std::path::PathBuf;
+
 use super::removal;
 use super::seen::{Config, ConfigMember, Member, Seen, State, User, UserState};
 
@@ -26,6 +28,8 @@ pub struct Wanted {
     pub database: String,
     /// Milliseconds without a word from the primary before the others elect a new one.
     pub election_timeout_millis: u64,
+    /// File with the authorities of the members' certificates; none: they speak without TLS.
+    pub trusted: Option<PathBuf>,
 }
 
 /// One act on the database, or the reason for none.

@@ -8,6 +8,7 @@ mod document;
 pub mod drain;
 pub mod external;
 mod removal;
+pub mod rotation;
 pub mod seen;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ pub mod windows;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use credentials::encode;
 pub use credentials::{Account, Credentials, connection_string};
 use decision::{Change, Step, next_step, unready};
 pub use decision::{ELECTION_TIMEOUT_MILLIS, Wanted};

@@ -26,6 +26,7 @@ fn wanted(members: usize) -> Wanted {
         others: Vec::new(),
         database: "stockmarket".to_owned(),
         election_timeout_millis: ELECTION_TIMEOUT_MILLIS,
+        trusted: None,
     }
 }
 

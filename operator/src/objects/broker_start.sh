@@ -17,7 +17,7 @@ OTHER=
 # Read anew each time: the files follow the resource.
 nodes() { sed -n 's/^cluster_formation\.classic_config\.nodes\.[0-9]* = //p' /etc/rabbitmq/rabbitmq.conf; }
 is_formed() { [[ $(</etc/rabbitmq/formed) == yes ]]; }
-serves() { timeout 2 bash -c ": </dev/tcp/${1#rabbit@}/5672" 2>/dev/null; }
+serves() { timeout 2 bash -c ": </dev/tcp/${1#rabbit@}/${AMQP_PORT:-5672}" 2>/dev/null; }
 ask() { rabbitmqctl --quiet --node "$OTHER" eval "$1"; }
 
 find_other() {
@@ -41,7 +41,8 @@ has_data() { [[ -e $DATA/schema.DAT || -e $DATA/coordination ]]; }
 # With nothing but its name, as a node whose program is stopped: the last one of two pauses itself while the other does not answer.
 wait_until() {
     ! "$1" || return 0
-    erl -noinput -name "$RABBITMQ_NODENAME" -kernel inet_dist_listen_min 25672 inet_dist_listen_max 25672 &
+    # shellcheck disable=SC2086 # several arguments
+    erl -noinput ${RABBITMQ_CTL_ERL_ARGS:-} -name "$RABBITMQ_NODENAME" -kernel inet_dist_listen_min 25672 inet_dist_listen_max 25672 &
     placeholder=$!
     until "$1"; do
         echo "waiting until another node of the broker serves"

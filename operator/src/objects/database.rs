@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, KeyToPath, Secret, SecretVolumeSource, Volume};
 
-use super::{Objects, pod};
+use super::{Objects, certificates, pod};
+use crate::certificates::key as tls_key;
 use crate::credentials::{REPLICA_SET, key};
 use crate::names::{self, Part};
 use crate::plan::Plan;
@@ -36,6 +37,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         plan.may_lose_one.database.unwrap_or(plan.database.replicas == 1),
     ));
 
+    let tls = certificates::of_server(plan, Part::Database);
     let template = pod::template(pod::Pod {
         selector: &selector,
         annotations: BTreeMap::new(),
@@ -43,11 +45,11 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         // On SIGTERM a primary steps down and serves its running operations for up to 15 s before it closes its files. Not longer than
         // needed: half of it is how long Kubernetes waits until it looks again whether a namespace is empty.
         grace: 30,
-        container: container(&name),
+        container: container(plan, &name),
         image: &plan.images.database,
         pull_policy: plan.images.pull_policy.as_deref(),
         resources: pod::resources("200m", "512Mi", "1Gi"),
-        volumes: vec![
+        volumes: [
             Volume {
                 name: "credentials".into(),
                 secret: Some(SecretVolumeSource {
@@ -59,7 +61,10 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
                 ..Volume::default()
             },
             pod::memory_volume("temporary", "16Mi"),
-        ],
+        ]
+        .into_iter()
+        .chain(tls.map(|(volume, _)| volume))
+        .collect(),
         template: &plan.database.template,
     });
     let database = &plan.database;
@@ -71,7 +76,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
 /// (state REMOVED), so it waits for its name, at most a minute; until it was found some times in a row, for a cluster has several name servers
 /// and each learns of it in its own time. The key file must be readable by its owner alone, which a
 /// mounted Secret never is.
-fn start(service: &str) -> String {
+fn start(service: &str, tls: &str) -> String {
     format!(
         "\
 set -eu
@@ -85,16 +90,27 @@ done
 umask 077
 rm -f /tmp/keyfile
 cp /run/database/{keyfile} /tmp/keyfile
-exec mongod --replSet {REPLICA_SET} --bind_ip_all --port {PORT} --dbpath /data/db --keyFile /tmp/keyfile --unixSocketPrefix /tmp
+exec mongod --replSet {REPLICA_SET} --bind_ip_all --port {PORT} --dbpath /data/db --keyFile /tmp/keyfile --unixSocketPrefix /tmp{tls}
 ",
         keyfile = key::KEYFILE,
     )
 }
 
-fn container(service: &str) -> Container {
+/// Members show each other the certificate they show to programs, and ask for it; programs log in by password and need none.
+fn tls(plan: &Plan) -> String {
+    let Some(_) = plan.tls else { return String::new() };
+    let folder = certificates::FOLDER;
+    format!(
+        " --tlsMode requireTLS --tlsCertificateKeyFile {folder}/{} --tlsCAFile {folder}/{} --tlsAllowConnectionsWithoutCertificates",
+        tls_key::COMBINED,
+        tls_key::TRUSTED,
+    )
+}
+
+fn container(plan: &Plan, service: &str) -> Container {
     Container {
         name: "mongod".into(),
-        command: Some(vec!["sh".into(), "-c".into(), start(service)]),
+        command: Some(vec!["sh".into(), "-c".into(), start(service, &tls(plan))]),
         env: Some(vec![
             pod::env("HOME", "/tmp"),
             pod::env_field("POD_NAME", "metadata.name"),
@@ -103,11 +119,16 @@ fn container(service: &str) -> Container {
         ]),
         ports: Some(vec![pod::port("mongodb", PORT)]),
         readiness_probe: Some(pod::tcp_probe("mongodb", 3, 3)),
-        volume_mounts: Some(vec![
-            pod::mount("data", "/data/db", false),
-            pod::mount("credentials", "/run/database", true),
-            pod::mount("temporary", "/tmp", false),
-        ]),
+        volume_mounts: Some(
+            [
+                pod::mount("data", "/data/db", false),
+                pod::mount("credentials", "/run/database", true),
+                pod::mount("temporary", "/tmp", false),
+            ]
+            .into_iter()
+            .chain(certificates::of_server(plan, Part::Database).map(|(_, mount)| mount))
+            .collect(),
+        ),
         ..Container::default()
     }
 }

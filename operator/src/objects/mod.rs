@@ -2,6 +2,7 @@
 //! Rule: building cannot fail, and a kind nobody applies does not compile (see `apply`).
 
 mod broker;
+mod certificates;
 mod consumers;
 mod database;
 mod edge;
@@ -14,7 +15,9 @@ mod workload;
 
 use std::collections::BTreeMap;
 
-pub use broker::{AMQP, says_formed};
+pub(crate) use broker::amqp;
+pub use broker::says_formed;
+pub(crate) use certificates::trusted_file;
 
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet,
@@ -32,6 +35,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest, Sha256};
 
+use crate::cert_manager::Certificate;
 use crate::crd::{DeletionPolicy, Storage};
 use crate::http_route::HTTPRoute;
 use crate::names::{self, Part};
@@ -63,11 +67,14 @@ pub struct Objects {
     pub http_routes: Vec<HTTPRoute>,
     /// What Prometheus is told.
     pub pod_monitors: Vec<PodMonitor>,
+    /// What cert-manager is to issue.
+    pub certificates: Vec<Certificate>,
 }
 
 /// Builds all children.
 pub fn build(plan: &Plan) -> Objects {
     let mut objects = Objects::default();
+    certificates::build(plan, &mut objects);
     broker::build(plan, &mut objects);
     database::build(plan, &mut objects);
     publisher::build(plan, &mut objects);

@@ -39,7 +39,8 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     let to = |of, port| (Some(vec![part(of)]), vec![port]);
     // Where somebody else's is, and on which port, only the Secret says.
     let anywhere = || (None, Vec::new());
-    let to_broker = || plan.broker.external.as_ref().map_or_else(|| to(Part::Broker, broker::AMQP), |_| anywhere());
+    let to_broker =
+        || plan.broker.external.as_ref().map_or_else(|| to(Part::Broker, broker::amqp(plan).1), |_| anywhere());
     let to_database =
         || plan.database.external.as_ref().map_or_else(|| to(Part::Database, database::PORT), |_| anywhere());
 
@@ -54,8 +55,8 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     if plan.broker.external.is_none() {
         let peers = broker::PEERS.to_vec();
         let ingress = vec![
-            (clients(&[Part::Publisher, Part::Consumer]), vec![broker::AMQP]),
-            (operator(), vec![broker::MANAGEMENT]),
+            (clients(&[Part::Publisher, Part::Consumer]), vec![broker::amqp(plan).1]),
+            (operator(), vec![broker::management(plan).1]),
             (brokers(), peers.clone()),
             metrics(broker::METRICS),
         ];

@@ -26,8 +26,17 @@ pub(super) fn address(plan: &Plan, name: &str, part: Part) -> EnvVar {
 
 /// Annotations of the pods of one company, which read the addresses of `parts`.
 pub(super) fn annotations(plan: &Plan, company: &Company, parts: &[Part]) -> BTreeMap<String, String> {
-    let mut annotations = plan.address_annotations(parts);
+    let mut annotations = read_at_start(plan, parts);
     annotations.insert(names::SYMBOL.into(), company.symbol.clone());
+    annotations
+}
+
+/// Annotations of pods that use `parts`: what they read of them at their start only. A client of the database never looks at its authorities again.
+pub(super) fn read_at_start(plan: &Plan, parts: &[Part]) -> BTreeMap<String, String> {
+    let mut annotations = plan.address_annotations(parts);
+    let trusted =
+        plan.tls.as_ref().filter(|_| parts.contains(&Part::Database)).and_then(|tls| tls.authority_of(Part::Database));
+    annotations.extend(trusted.map(|trusted| (names::TRUSTED.to_owned(), trusted)));
     annotations
 }
 

@@ -13,6 +13,7 @@ use futures::future::pending;
 use operator::broker::decision::{Seen, next_steps, policies};
 use operator::broker::management::{Management, Queue};
 use operator::broker::{Wanted, converge};
+use operator::web::Web;
 use reqwest::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -79,7 +80,7 @@ async fn forward(http: &Client, server: &str, request: Request) -> Response {
     response
 }
 
-async fn look(http: &Client, wanted: &Wanted) -> Seen {
+async fn look(http: &Web, wanted: &Wanted) -> Seen {
     let management = Management { http, url: &wanted.management_url, login: &wanted.login, virtual_host: "/" };
     Seen {
         nodes: management.nodes().await.unwrap(),
@@ -89,17 +90,17 @@ async fn look(http: &Client, wanted: &Wanted) -> Seen {
     }
 }
 
-async fn delete(http: &Client, wanted: &Wanted, path: &str) {
-    let request = http.delete(format!("{}/api/{path}", wanted.management_url));
+async fn delete(wanted: &Wanted, path: &str) {
+    let request = Client::new().delete(format!("{}/api/{path}", wanted.management_url));
     request.basic_auth(&wanted.login.user, Some(&wanted.login.password)).send().await.unwrap();
 }
 
 /// Lets an operator work on a broker without policies and without the queues until it has nothing to do or dies; then the next one.
 /// Returns how many writes the first one made.
-async fn run(http: &Client, crash: Option<(usize, Moment)>) -> usize {
+async fn run(http: &Web, crash: Option<(usize, Moment)>) -> usize {
     let wanted = wanted(&["MSFT", "^GSPC", "BRK.B"]);
     for (name, _) in policies() {
-        delete(http, &wanted, &format!("policies/%2F/{name}")).await;
+        delete(&wanted, &format!("policies/%2F/{name}")).await;
     }
     let relay = Relay::new(&wanted.management_url, crash).await;
     let disturbed = Wanted { management_url: relay.url.clone(), ..wanted.clone() };
@@ -126,7 +127,7 @@ async fn run(http: &Client, crash: Option<(usize, Moment)>) -> usize {
         let queue: &Queue = &seen.queues[company];
         assert_eq!(queue.queue_type.as_deref(), Some("quorum"), "killed at {crash:?}");
         let path = company.replace('^', "%5E");
-        delete(http, &wanted, &format!("queues/%2F/{path}")).await;
+        delete(&wanted, &format!("queues/%2F/{path}")).await;
     }
     writes.len()
 }
@@ -134,7 +135,7 @@ async fn run(http: &Client, crash: Option<(usize, Moment)>) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_write_to_the_broker_the_operator_ends_in_the_same_world() {
     let began = Instant::now();
-    let http = Client::new();
+    let http = Web::public().unwrap();
     let writes = run(&http, None).await;
     for write in 1..=writes {
         for moment in [Moment::Before, Moment::After] {

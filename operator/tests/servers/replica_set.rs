@@ -18,6 +18,7 @@ pub fn wanted() -> (Wanted, Credentials) {
         database: "stockmarket".to_owned(),
         outdated: Vec::new(),
         election_timeout_millis: ELECTION_TIMEOUT_MILLIS,
+        trusted: None,
     };
     let credentials = Credentials {
         key: std::fs::read_to_string(variable("STOCK_TEST_MONGODB_KEYFILE")).unwrap(),

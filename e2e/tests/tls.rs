@@ -1,0 +1,152 @@
+//! TLS between the parts, and a renewal of both certificates under load.
+//! Rule: nothing restarts and nobody reconnects for it; the figures are the programs' own, and `verify` judges at the end.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use e2e::forward::Forward;
+use e2e::page::{newer_prices_of, prices_of};
+use e2e::verify::nothing_is_lost;
+use e2e::{Space, fixtures, wait_until, with_namespace};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use operator::certificates::{key, x509};
+use operator::database::rotation;
+use operator::trust::{Trust, Trusted};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const PIPELINE: &str = "sealed";
+const COMPANIES: [&str; 1] = ["MSFT"];
+/// The kubelet looks at mounted Secrets once a minute, and a broker at its files every 10 s.
+const SHOWN_WITHIN: Duration = Duration::from_secs(150);
+/// Parts with a certificate, a pod of each, and the port on which it is shown.
+const SERVERS: [(&str, &str, u16); 2] =
+    [("broker", "pod/sealed-broker-0", 5671), ("database", "pod/sealed-database-0", 27017)];
+
+#[tokio::test]
+async fn certificates_are_renewed_under_load_without_a_restart_or_a_reconnect() -> Result<()> {
+    with_namespace("tls", async |space| {
+        let mut pipeline = fixtures::light(PIPELINE, &COMPANIES);
+        pipeline["spec"]["publisher"]["rate"] = 500.into();
+        pipeline["spec"]["consumer"]["flushAfter"] = "2s".into();
+        pipeline["spec"]["tls"]["enabled"] = true.into();
+        let ready = space.apply_until_ready(&pipeline).await?;
+        let prices = prices_of(space, PIPELINE, &COMPANIES, Duration::from_secs(60)).await?;
+        println!("ready with TLS after {:.1} s", ready.as_secs_f64());
+
+        let mut doors = BTreeMap::new();
+        for (part, pod, port) in SERVERS {
+            let forward = Forward::open(&space.namespace, pod, port).await?;
+            let trusted = trusted(space, part).await?;
+            ensure!(
+                shown(&forward, &trusted).await.as_ref() == Some(&issued(space, part).await?),
+                "{part} shows another"
+            );
+            refuses_plain_text(&forward, part).await?;
+            doors.insert(part, (forward, trusted));
+        }
+
+        let (pods, reconnects) = (pods(space).await?, reconnects(space).await?);
+        let start = Instant::now();
+        // What a user does to renew at once.
+        for (part, ..) in SERVERS {
+            space.api::<Secret>().delete(&name(part), &DeleteParams::default()).await?;
+        }
+        for (part, (forward, trusted)) in &doors {
+            wait_until(&format!("{part} shows its new certificate"), SHOWN_WITHIN, async || {
+                let (issued, shown) = (issued(space, part).await?, shown(forward, trusted).await);
+                ensure!(shown.as_ref() == Some(&issued), "it shows {shown:?} and was issued {issued}");
+                Ok(())
+            })
+            .await?;
+            println!("{part} shows its new certificate {:.1} s later", start.elapsed().as_secs_f64());
+        }
+        newer_prices_of(space, PIPELINE, &COMPANIES, &prices, Duration::from_secs(60)).await?;
+        let after = self::pods(space).await?;
+        ensure!(after == pods, "pods were replaced or restarted: {pods:?} {after:?}");
+        let after = self::reconnects(space).await?;
+        ensure!(after == reconnects, "programs reconnected: {reconnects:?} {after:?}");
+
+        let verified = nothing_is_lost(space, &mut pipeline, &COMPANIES).await?;
+        println!("{} events, each exactly once", verified.iter().map(|company| company.events).sum::<u64>());
+        Ok(())
+    })
+    .await
+}
+
+fn name(part: &str) -> String {
+    format!("{PIPELINE}-{part}-tls")
+}
+
+async fn text(space: &Space, part: &str, key: &str) -> Result<String> {
+    let secret = space.api::<Secret>().get(&name(part)).await?;
+    let value =
+        secret.data.and_then(|mut data| data.remove(key)).with_context(|| format!("{} lacks {key}", name(part)))?;
+    Ok(String::from_utf8(value.0)?)
+}
+
+/// Who vouches for a part, from its Secret as clients get it.
+async fn trusted(space: &Space, part: &str) -> Result<Trusted> {
+    Ok(Trust::default().of(&text(space, part, key::TRUSTED).await?)?)
+}
+
+/// The certificate in a part's Secret; none while it is made anew.
+async fn issued(space: &Space, part: &str) -> Result<String> {
+    x509::shown(&text(space, part, key::CERTIFICATE).await?).context("it is no certificate")
+}
+
+async fn shown(forward: &Forward, trusted: &Trusted) -> Option<String> {
+    rotation::shown_by(&format!("localhost:{}", forward.port), &trusted.config).await
+}
+
+/// What a client says first without TLS gets no answer but an alert or the end of the connection.
+async fn refuses_plain_text(forward: &Forward, part: &str) -> Result<()> {
+    let greeting = if part == "broker" { b"AMQP\x00\x00\x09\x01".to_vec() } else { hello() };
+    let mut stream = TcpStream::connect(("127.0.0.1", forward.port)).await?;
+    stream.write_all(&greeting).await?;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+    let alert = |answer: &[u8]| answer.first().is_none_or(|first| *first == 21);
+    match read {
+        Ok(_) if alert(&answer) => Ok(()),
+        Ok(_) => bail!("{part} answers in the clear: {:?}", String::from_utf8_lossy(&answer)),
+        Err(_) => bail!("{part} neither answers nor closes a connection in the clear"),
+    }
+}
+
+/// `{hello: 1, $db: "admin"}` as MongoDB's wire protocol has it (OP_MSG).
+fn hello() -> Vec<u8> {
+    let document = b"\x1f\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0";
+    let header = [52_u32, 1, 0, 2013, 0].map(u32::to_le_bytes).concat();
+    [header.as_slice(), &[0], document].concat()
+}
+
+/// Name, uid and restarts of every pod.
+async fn pods(space: &Space) -> Result<Vec<(String, Option<String>, i32)>> {
+    let mut pods: Vec<_> = space
+        .list::<Pod>("")
+        .await?
+        .iter()
+        .map(|pod| {
+            let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+            (pod.name_any(), pod.uid(), containers.map(|container| container.restart_count).sum())
+        })
+        .collect();
+    pods.sort();
+    Ok(pods)
+}
+
+/// What publisher and consumer say of their connections.
+async fn reconnects(space: &Space) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for program in ["publisher", "consumer"] {
+        let forward = Forward::open(&space.namespace, &format!("deploy/{PIPELINE}-{program}-msft"), 9090).await?;
+        let metrics = reqwest::get(format!("{}/metrics", forward.url())).await?.text().await?;
+        let line = metrics.lines().find(|line| line.starts_with(&format!("stock_{program}_reconnects_total")));
+        found.push(line.with_context(|| format!("{program} has no such metric"))?.to_owned());
+    }
+    Ok(found)
+}
