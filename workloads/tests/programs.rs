@@ -127,3 +127,52 @@ async fn sigterm_ends_a_program_that_waits_for_its_servers_too() {
     ends_well(CONSUMER, &[nobody.as_slice(), &[("QUEUE_NAME", "MSFT")]].concat(), port, 503).await;
     ends_well(LIVEVIEW, &nobody, port, 503).await;
 }
+
+/// The broker of `e2e/servers` that speaks TLS alone; it ends with the test.
+struct TlsBroker;
+
+impl TlsBroker {
+    fn act(what: &str) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../e2e/servers");
+        assert!(Command::new(script).args([what, "tls-rabbitmq"]).status().unwrap().success(), "{what}");
+    }
+}
+
+impl Drop for TlsBroker {
+    fn drop(&mut self) {
+        Self::act("kill");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_trusts_the_authority_its_address_names_and_a_renewed_certificate_costs_no_connection() {
+    TlsBroker::act("reset");
+    let _broker = TlsBroker;
+    let (url, authority) =
+        (support::address("STOCK_TEST_TLS_RABBITMQ_URL"), support::address("STOCK_TEST_TLS_AUTHORITY"));
+    let (trusting, port, suspicious) = (format!("{url}?cacertfile={authority}"), free_port(), free_port());
+    let publisher = |url: &str, port: u16| {
+        let port = port.to_string();
+        command(PUBLISHER, &[("RABBITMQ_URL", url), ("COMPANY", "TLS"), ("METRICS_PORT", &port)]).spawn().unwrap()
+    };
+    let (mut one, mut other) = (publisher(&trusting, port), publisher(&url, suspicious));
+    let metric = async |port: u16, name: &str| {
+        let page = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.ok()?.text().await.ok()?;
+        let line = page.lines().find(|line| line.starts_with(name))?.to_owned();
+        line.rsplit(' ').next()?.parse::<f64>().ok()
+    };
+    let confirmed = async || metric(port, "stock_publisher_events_confirmed_total").await;
+    let first = support::eventually("events are confirmed", async || confirmed().await.filter(|n| *n > 0.0)).await;
+    let reconnects = metric(port, "stock_publisher_reconnects_total").await;
+    TlsBroker::act("renew");
+    // The broker looks at its files each second here; whoever has connected by then stays.
+    support::eventually("far more are confirmed", async || confirmed().await.filter(|n| *n > first + 5000.0)).await;
+    assert_eq!(metric(port, "stock_publisher_reconnects_total").await, reconnects);
+    assert_eq!(support::status(&format!("http://127.0.0.1:{suspicious}/readyz")).await, 503);
+    for child in [&mut one, &mut other] {
+        child.kill().unwrap();
+    }
+    let Output { stdout, stderr, .. } = other.wait_with_output().unwrap();
+    let printed = String::from_utf8([stdout, stderr].concat()).unwrap();
+    assert!(printed.contains("UnknownIssuer"), "{printed}");
+}
