@@ -14,6 +14,7 @@ mod operator_killed;
 mod replicas;
 mod retain;
 mod roll;
+mod rotation;
 mod tls;
 mod upgrade;
 mod volumes;

@@ -37,6 +37,8 @@ pub mod read;
 pub mod reconcile;
 pub mod rest;
 pub mod roll;
+pub mod rotate;
+pub mod rotation;
 pub mod run;
 pub mod status;
 pub mod tls_secret;

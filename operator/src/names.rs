@@ -32,9 +32,10 @@ pub const APPLIED: &str = "stockpipeline.io/applied";
 /// Annotation of a pod template with the hash of the configuration its pods read at start only.
 pub const CONFIGURATION: &str = "stockpipeline.io/configuration";
 
-/// Annotation of a pod template with a fingerprint of the external broker's address, which its pods read at start only.
+/// Annotation of a pod template with a fingerprint of the external broker's address, which its pods read at start only; of our own broker with the
+/// generation of its users, from the first rotation on.
 pub const BROKER_ADDRESS: &str = "stockpipeline.io/broker-address";
-/// The same of the external database's.
+/// The same of the database's.
 pub const DATABASE_ADDRESS: &str = "stockpipeline.io/database-address";
 
 /// Annotation of a pod template with a fingerprint of the authority whom its programs, which read it at start only, trust in a database.
@@ -43,6 +44,8 @@ pub const TRUSTED: &str = "stockpipeline.io/trusted";
 pub const CERTIFICATE_OF: &str = "stockpipeline.io/certificate-of";
 /// Annotation of an authority's Secret: its key, and since when clients are told of it.
 pub const TRUSTED_SINCE: &str = "stockpipeline.io/trusted-since";
+/// Annotation of a pipeline: a wish for other users and passwords, a new one with each new value.
+pub const ROTATE_CREDENTIALS: &str = "stockpipeline.io/rotate-credentials";
 
 /// Value of [`COMPONENT`] of what takes a node out of the broker's cluster.
 pub const BROKER_LEAVE: &str = "broker-leave";

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use wire::env::default::{MONGODB_COLLECTION, MONGODB_DB};
 
+use crate::broker::users::State;
 use crate::broker::{self, BrokerError};
 use crate::certificates::x509;
 use crate::claims;
@@ -17,6 +18,7 @@ use crate::leaving::Leaving;
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::roll;
+use crate::rotation::Users;
 use crate::status::{BrokerNodes, Figures, Seen, System};
 use crate::web::Web;
 
@@ -80,6 +82,7 @@ pub async fn systems(
     let (broker, database) = futures::join!(broker, database);
     match broker {
         Broker::Ours(Ok(report)) => {
+            seen.users.extend(report.nodes.is_some().then(|| (Part::Broker, broker_users(plan, &report))));
             seen.may_lose_one.broker = Some(report.may_lose_a_node);
             seen.voting = report.voting;
             seen.broker_nodes = report.nodes.as_ref().map(|nodes| BrokerNodes {
@@ -96,7 +99,10 @@ pub async fn systems(
             (seen.queues, seen.gone) = (report.queues, report.gone);
         }
         Broker::WithoutCertificate(system) => seen.broker = Some(system),
-        Broker::Ours(Err(error)) => seen.broker = Some(in_trouble(error.to_string())),
+        Broker::Ours(Err(error)) => {
+            seen.refused.extend(matches!(error, BrokerError::Unauthorized { .. }).then_some(Part::Broker));
+            seen.broker = Some(in_trouble(error.to_string()));
+        }
         Broker::Theirs(fingerprint, system, unattended, queues) => {
             said.broker = fingerprint.map(|fingerprint| (fingerprint, system.clone(), unattended.clone()));
             (seen.broker, seen.unattended) = (Some(system), unattended);
@@ -110,7 +116,12 @@ pub async fn systems(
             seen.database = Some(System { ready, waiting_for: report.waiting_for, trouble: report.refused });
             seen.database_members = report.configured.map(|hosts| plan.database_members_upto(&hosts));
             seen.may_lose_one.database = Some(report.may_lose_a_member);
+            seen.refused
+                .extend(report.members.iter().any(|member| member.state == "REFUSED").then_some(Part::Database));
             seen.primary = report.primary.filter(|_| report.writable);
+            if seen.primary.is_some() {
+                seen.users.insert(Part::Database, Users { edited: report.edited, ..Users::default() });
+            }
             if figures && seen.primary.is_some() {
                 latest = Some(latest_windows(plan).await);
             }
@@ -137,6 +148,19 @@ pub async fn systems(
     }
     if let Some(latest) = latest {
         seen.figures = Some(figures_of(plan, seen, &latest));
+    }
+}
+
+fn broker_users(plan: &Plan, report: &broker::Report) -> Users {
+    let credentials = &plan.credentials.broker;
+    let state = |(_, account): (_, database::Account)| report.users.get(&account.name);
+    Users {
+        next: credentials
+            .next
+            .as_ref()
+            .is_some_and(|next| next.accounts().all(|one| state(one) == Some(&State::Current))),
+        edited: credentials.current.accounts().any(|one| state(one) == Some(&State::OtherPassword)),
+        former: report.former.clone(),
     }
 }
 

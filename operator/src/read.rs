@@ -1,6 +1,8 @@
 //! The only reads before planning: the generated credentials.
 //! Rule: made once and never again while data exists that is locked with them; never printed.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::api::{ListParams, ObjectMeta, PartialObjectMeta, PostParams};
@@ -13,10 +15,64 @@ use crate::credentials::{Credentials, PartCredentials};
 use crate::error::Error;
 use crate::names::{self, Part};
 use crate::ownership;
+use crate::rotation;
 
-/// Reads the credentials of a pipeline, and makes those that do not exist yet.
-///
-/// `remembered` is what an earlier pass read: a Secret that somebody deleted comes back with its old content.
+/// What this process knows of the credentials.
+#[derive(Clone, Default)]
+pub struct Known {
+    /// Those that an earlier pass read or wrote.
+    pub credentials: Option<Credentials>,
+    /// Parts whose server took them: what their Secret says besides is not true.
+    pub accepted: BTreeSet<Part>,
+    /// Parts whose former users were seen to be gone, with the generation.
+    pub rested: BTreeMap<Part, u32>,
+    /// The version of a Secret that the last step of a rotation replaced: the watch may still show it.
+    replaced: BTreeMap<Part, Option<String>>,
+    /// The version of a Secret that was last put right.
+    told: BTreeMap<Part, Option<String>>,
+}
+
+impl Known {
+    /// The same with the credentials of a pass.
+    #[must_use]
+    pub fn with(self, credentials: Credentials) -> Self {
+        Self { credentials: Some(credentials), ..self }
+    }
+
+    /// A step of a rotation was written in place of `version`.
+    pub fn wrote(&mut self, credentials: PartCredentials, version: Option<String>) {
+        self.replaced.insert(credentials.part, version);
+        if let Some(all) = &mut self.credentials {
+            all.set(credentials);
+        }
+    }
+
+    /// The generation in use.
+    pub fn generation(&self, part: Part) -> u32 {
+        self.credentials.as_ref().map_or(0, |credentials| credentials.of(part).current.number)
+    }
+
+    /// What counts of a Secret: what the server took, and what was written since; only without either what it says. The flag tells that
+    /// somebody else changed it.
+    fn judge(&mut self, part: Part, secret: &Secret) -> Result<(PartCredentials, bool), Error> {
+        let read = PartCredentials::read(part, secret);
+        let outdated = self.replaced.get(&part).is_some_and(|replaced| *replaced == secret.resource_version());
+        let remembered = self.credentials.as_ref().map(|credentials| credentials.of(part).clone());
+        match remembered.filter(|_| outdated || self.accepted.contains(&part)) {
+            None => Ok((read?, false)),
+            Some(remembered) => {
+                let other = !outdated && read.ok().as_ref() != Some(&remembered);
+                Ok((
+                    remembered,
+                    other && self.told.insert(part, secret.resource_version()) != Some(secret.resource_version()),
+                ))
+            }
+        }
+    }
+}
+
+/// Reads the credentials of a pipeline, and makes those that do not exist yet; names the Secrets that somebody else deleted or changed. A deleted
+/// one comes back with what `known` holds, a changed one is written over when the objects are applied.
 ///
 /// # Errors
 /// [`Error::Foreign`] when a Secret of that name belongs to someone else, [`Error::IncompleteSecret`] when a key is missing, [`Error::LostSecret`] when
@@ -25,24 +81,27 @@ pub async fn credentials(
     client: &Client,
     store: &Children<Secret>,
     pipeline: &StockPipeline,
-    remembered: Option<&Credentials>,
-) -> Result<Credentials, Error> {
-    let fresh = Credentials::generate(None);
-    let source = remembered.unwrap_or(&fresh);
-    let restore = remembered.is_some();
-    let mut credentials = source.clone();
+    known: &mut Known,
+) -> Result<(Credentials, Vec<String>), Error> {
+    let restore = known.credentials.is_some();
+    let source =
+        known.credentials.clone().unwrap_or_else(|| Credentials::generate(rotation::wish(pipeline).as_deref()));
+    let (mut credentials, mut restored) = (source.clone(), Vec::new());
     // What somebody else runs has no credentials of ours: nothing is made, and what is here in its place nobody uses.
-    if pipeline.spec.broker.external.is_none() {
-        let secret = secret(client, store, pipeline, Part::Broker, source, restore).await?;
-        credentials.broker = PartCredentials::read(Part::Broker, &secret)?;
+    let ours = [
+        (Part::Broker, pipeline.spec.broker.external.is_none()),
+        (Part::Database, pipeline.spec.database.external.is_none()),
+    ];
+    for (part, _) in ours.into_iter().filter(|(_, ours)| *ours) {
+        let (secret, made) = secret(client, store, pipeline, part, &source, restore).await?;
+        let (part_credentials, changed) = known.judge(part, &secret)?;
+        credentials.set(part_credentials);
+        restored.extend((changed || (made && restore)).then(|| secret.name_any()));
     }
-    if pipeline.spec.database.external.is_none() {
-        let secret = secret(client, store, pipeline, Part::Database, source, restore).await?;
-        credentials.database = PartCredentials::read(Part::Database, &secret)?;
-    }
-    Ok(credentials)
+    Ok((credentials, restored))
 }
 
+/// The Secret, and whether it was made now.
 async fn secret(
     client: &Client,
     store: &Children<Secret>,
@@ -50,18 +109,18 @@ async fn secret(
     part: Part,
     source: &Credentials,
     restore: bool,
-) -> Result<Secret, Error> {
+) -> Result<(Secret, bool), Error> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let name = names::credentials(&pipeline.name_any(), part);
     let uid = pipeline.uid().unwrap_or_default();
     let stored = store.get(&namespace, &pipeline.name_any(), &name);
     if let Some(secret) = stored.filter(|secret| ownership::check(secret, &pipeline.name_any(), &uid).is_ok()) {
-        return Ok(secret);
+        return Ok((secret, false));
     }
     // The store may lag behind, and it holds labelled objects only: before making one, ask.
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let get = || async { secrets.get_opt(&name).await.map_err(Error::kubernetes("get", "Secret", &name)) };
-    let owned = |secret: Secret| ownership::check(&secret, &pipeline.name_any(), &uid).map(|()| secret);
+    let owned = |secret: Secret| ownership::check(&secret, &pipeline.name_any(), &uid).map(|()| (secret, false));
     if let Some(secret) = get().await? {
         return owned(secret);
     }
@@ -99,11 +158,48 @@ async fn secret(
     // `create`, not apply: of two operators that race here, the second must take what the first made.
     let parameters = PostParams { field_manager: Some(names::MANAGER.into()), ..PostParams::default() };
     match secrets.create(&parameters, &new).await {
-        Ok(secret) => Ok(secret),
+        Ok(secret) => Ok((secret, true)),
         Err(kube::Error::Api(status)) if status.code == 409 => match get().await? {
             Some(secret) => owned(secret),
             None => Err(Error::kubernetes("create", "Secret", &name)(kube::Error::Api(status))),
         },
         Err(error) => Err(Error::kubernetes("create", "Secret", &name)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(credentials: &PartCredentials, version: &str) -> Secret {
+        let metadata = ObjectMeta { resource_version: Some(version.into()), ..ObjectMeta::default() };
+        Secret { metadata, data: Some(credentials.data()), ..Secret::default() }
+    }
+
+    #[test]
+    fn a_secret_counts_until_a_server_took_what_it_said_and_is_put_back_from_then_on() {
+        let (ours, edited) = (Credentials::generate(None), Credentials::generate(None).broker);
+        let mut known = Known::default().with(ours.clone());
+        // It may be the backup that somebody has just restored.
+        let judged = known.judge(Part::Broker, &secret(&edited, "2")).unwrap();
+        assert!(judged == (edited.clone(), false));
+        known.accepted.insert(Part::Broker);
+        let judged = known.judge(Part::Broker, &secret(&edited, "3")).unwrap();
+        assert!(judged == (ours.broker.clone(), true));
+        let again = known.judge(Part::Broker, &secret(&edited, "3")).unwrap();
+        assert!(again == (ours.broker.clone(), false), "told once");
+        let lost = Secret { data: None, ..secret(&edited, "4") };
+        assert!(known.judge(Part::Broker, &lost).unwrap() == (ours.broker.clone(), true));
+        assert!(known.judge(Part::Broker, &secret(&ours.broker, "5")).unwrap() == (ours.broker, false));
+    }
+
+    #[test]
+    fn what_the_watch_still_shows_of_before_a_step_is_neither_believed_nor_told() {
+        let before = Credentials::generate(None);
+        let mut known = Known::default().with(before.clone());
+        let after = rotation::prepared(&before.database, Some("wish"));
+        known.wrote(after.clone(), Some("7".into()));
+        assert!(known.judge(Part::Database, &secret(&before.database, "7")).unwrap() == (after.clone(), false));
+        assert!(known.judge(Part::Database, &secret(&after, "8")).unwrap() == (after, false));
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -20,7 +20,6 @@ use crate::certificates::{self, Tls};
 use crate::children::Children;
 use crate::claims::{self, Size};
 use crate::crd::{EdgeMode, StockPipeline, StockPipelineStatus};
-use crate::credentials::Credentials;
 use crate::edge;
 use crate::error::{Error, Retry};
 use crate::external;
@@ -31,8 +30,10 @@ use crate::objects;
 use crate::observe::{self, Said};
 use crate::ownership;
 use crate::plan::{Images, MayLoseOne, Plan, address_annotation};
-use crate::read;
+use crate::read::{self, Known};
 use crate::roll;
+use crate::rotate::{Tools, rotate};
+use crate::rotation;
 use crate::status::{self, BrokerNodes, Seen};
 use crate::tls_secret;
 use crate::trust::Trust;
@@ -85,7 +86,8 @@ pub struct Context {
 /// What a pass leaves for the next one. Losing it costs nothing but a read.
 #[derive(Clone, Default)]
 pub struct Memory {
-    credentials: Option<Credentials>,
+    /// The credentials, and what is known of them.
+    known: Known,
     /// The status as written and the resource version it replaced. The watch may still show that version, and an older status
     /// with it, from which the same events would follow again.
     written: Option<(Option<String>, StockPipelineStatus)>,
@@ -140,7 +142,7 @@ impl Memory {
     /// What still counts of it.
     fn fresh(self, plan: &Plan, now: Timestamp) -> Self {
         Self {
-            credentials: Some(plan.credentials.clone()),
+            known: self.known.with(plan.credentials.clone()),
             tls: plan.tls.clone(),
             database: self.database.filter(|heard| heard.still_counts(plan.database.replicas, now)),
             broker: self.broker.filter(|heard| heard.still_counts(plan.broker.replicas, now)),
@@ -199,11 +201,11 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
         // Garbage collection is at work; building against it would only make it longer.
         return Ok(Action::await_change());
     }
-    let memory = context.recall(pipeline);
+    let mut memory = context.recall(pipeline);
     let pipeline = as_written(pipeline, &memory);
     let now = Timestamp::now();
     let mut seen = context.look_around(&pipeline);
-    match plan(&pipeline, &memory, context, now).await {
+    match plan(&pipeline, &mut memory, context, now).await {
         Ok(mut plan) => {
             let mut memory = memory.fresh(&plan, now);
             plan.edge_way = edge::Way::new(&plan.edge, &seen.edge);
@@ -226,6 +228,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             let left = |symbol: String| companies.rest.of(&symbol, now).map(|left| (symbol, left));
             seen.left = plan.symbols().into_iter().filter_map(left).collect();
             seen.errors.extend(context.roll(&plan, &seen, now).await);
+            context.rotate(&pipeline, &plan, &mut seen, &mut memory.known).await;
             context.remember(&pipeline, |known| {
                 known.said = memory.said;
                 known.hear(&plan, &seen, now);
@@ -235,7 +238,8 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
         Err(error) => seen.errors.push(error),
     }
     let status = status::of(&pipeline, &seen, now);
-    let at_rest = status::is_ready(&status) && !status::is_draining(&pipeline, &status);
+    let at_rest =
+        status::is_ready(&status) && !status::is_draining(&pipeline, &status) && !status::is_rotating(&status);
     let reported = report(&pipeline, status, context).await;
     let errors = seen.errors.into_iter().chain(reported.err());
     let told = errors.inspect(|error| {
@@ -284,10 +288,18 @@ async fn unreadable(object: &Guarded, error: Error, context: &Context) -> Result
     Err(error)
 }
 
-async fn plan(pipeline: &StockPipeline, memory: &Memory, context: &Context, now: Timestamp) -> Result<Plan, Error> {
+async fn plan(pipeline: &StockPipeline, memory: &mut Memory, context: &Context, now: Timestamp) -> Result<Plan, Error> {
     let Context { client, stores, .. } = context;
-    let remembered = memory.credentials.as_ref();
-    let credentials = read::credentials(client, &stores.secrets, pipeline, remembered).await?;
+    let (credentials, restored) = read::credentials(client, &stores.secrets, pipeline, &mut memory.known).await?;
+    for secret in restored {
+        let note = format!(
+            "secret {secret} was deleted or changed by somebody else and is as it was again, for its server knows no other passwords: \
+             new ones are made when the annotation {} gets a new value",
+            names::ROTATE_CREDENTIALS
+        );
+        tracing::warn!(pipeline = pipeline.name_any(), namespace = pipeline.namespace(), "{note}");
+        context.tell(pipeline, "SecretRestored", note).await;
+    }
     let mut plan = Plan::new(pipeline, &context.images, credentials)?;
     let issuers_are_known = stores.certificates.is_served();
     let found = certificates::of(client, &stores.secrets, pipeline, issuers_are_known, now).await?;
@@ -334,6 +346,33 @@ async fn write_status<K: Resource>(object: &K, status: &StockPipelineStatus, con
 }
 
 impl Context {
+    /// Takes the next steps from one generation of users to the next. What was written is remembered at once: a pass may be given up.
+    async fn rotate(&self, pipeline: &StockPipeline, plan: &Plan, seen: &mut Seen, known: &mut Known) {
+        for (part, users) in &seen.users {
+            if users.edited {
+                known.accepted.remove(part)
+            } else {
+                known.accepted.insert(*part)
+            };
+        }
+        known.accepted.retain(|part| !seen.refused.contains(part));
+        let http = plan.trusted.as_ref().map_or(&self.web, |trusted| &trusted.web);
+        let tools = Tools { client: &self.client, secrets: &self.stores.secrets, http };
+        let wish = rotation::wish(pipeline);
+        let (rotation, errors) = rotate(&tools, plan, wish.as_deref(), seen, known).await;
+        (seen.rotation, seen.errors) = (rotation, std::mem::take(&mut seen.errors).into_iter().chain(errors).collect());
+        self.remember(pipeline, |memory| memory.known = known.clone());
+    }
+
+    /// Publishes a warning that no condition holds.
+    async fn tell(&self, pipeline: &StockPipeline, reason: &str, note: String) {
+        let (reason, action) = (reason.to_owned(), "Reconcile".to_owned());
+        let event = Event { type_: EventType::Warning, reason, note: Some(note), action, secondary: None };
+        if let Err(error) = self.recorder.publish(&event, &pipeline.object_ref(&())).await {
+            tracing::warn!(%error, "event not published");
+        }
+    }
+
     /// What the watches know of a pipeline's children.
     fn look_around(&self, pipeline: &StockPipeline) -> Seen {
         let (uid, name, namespace) = (pipeline.uid().unwrap_or_default(), pipeline.name_any(), pipeline.namespace());
@@ -525,11 +564,14 @@ where
     live.filter(|live| ownership::is_owned(live, uid) && live.meta().deletion_timestamp.is_none())
 }
 
-/// The fingerprints of external addresses. Where one cannot be read, that of the pods which run: a Secret that is gone or wrong replaces none.
+/// The fingerprints of external addresses, and the generations of our own ones. Where one cannot be read, that of the pods which run: a Secret that is gone or wrong replaces none.
 fn addresses(plan: &Plan, seen: &Seen) -> BTreeMap<&'static str, String> {
     let broker = plan.external.broker.as_ref().map(|found| found.as_ref().ok().map(|found| found.fingerprint.clone()));
     let database =
         plan.external.database.as_ref().map(|found| found.as_ref().ok().map(|found| found.fingerprint.clone()));
+    let generation = |part: Part, external: bool| rotation::mark(plan.credentials.of(part)).filter(|_| !external);
+    let broker = broker.or_else(|| generation(Part::Broker, plan.broker.external.is_some()).map(Some));
+    let database = database.or_else(|| generation(Part::Database, plan.database.external.is_some()).map(Some));
     let running = |annotation: &str| {
         let annotations =
             |deployment: &Deployment| deployment.spec.as_ref()?.template.metadata.as_ref()?.annotations.clone();

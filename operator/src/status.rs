@@ -21,6 +21,7 @@ use crate::names::{self, Part};
 use crate::paused;
 use crate::plan::MayLoseOne;
 use crate::pods;
+use crate::rotation::Users;
 use crate::volumes::{self, Volumes};
 
 /// The figures of the companies are written at most this often: they change with every window, and each write wakes every watcher.
@@ -76,8 +77,28 @@ pub struct Seen {
     pub edge: edge::Found,
     /// What is wrong with the Secret of the edge's certificate.
     pub edge_secret: Option<String>,
+    /// What broker and database said of their users; one that did not answer is absent.
+    pub users: BTreeMap<Part, Users>,
+    /// Parts that did not take our login.
+    pub refused: BTreeSet<Part>,
+    /// How far new credentials are.
+    pub rotation: Rotation,
     /// What went wrong in the pass.
     pub errors: Vec<Error>,
+}
+
+/// How far new credentials are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Rotation {
+    /// Nobody looked.
+    #[default]
+    Unknown,
+    /// Nobody asks for any.
+    NotWished,
+    /// What each part does or waits for.
+    UnderWay(String),
+    /// Which ones are in use.
+    Done(String),
 }
 
 impl Seen {
@@ -199,6 +220,8 @@ pub mod reason {
     pub const EXTERNAL: &str = "External";
     /// Pods of an older template are being replaced.
     pub const ROLLING: &str = "Rolling";
+    /// Programs move from one generation of users to the next.
+    pub const ROTATING: &str = "Rotating";
     /// Publishers are stopped and queues run empty.
     pub const DRAINING: &str = "Draining";
     /// Nothing is left.
@@ -298,6 +321,7 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
         let earlier = old.conditions.iter().find(|condition| condition.type_ == paused::CONDITION && !asked);
         conditions.push(earlier.cloned().unwrap_or_else(|| paused::condition(seen, &companies)));
     }
+    conditions.extend(rotated(&seen.rotation, &old));
     for condition in &mut conditions {
         condition.observed_generation = pipeline.metadata.generation;
     }
@@ -329,6 +353,18 @@ pub fn of(pipeline: &StockPipeline, seen: &Seen, now: Timestamp) -> StockPipelin
         figures_at,
         // One look that found no primary is no news of another one.
         database_primary: seen.primary.clone().or(old.database_primary),
+    }
+}
+
+/// The condition of new credentials: there as long as somebody asks for some.
+const ROTATED: &str = "CredentialsRotated";
+
+fn rotated(rotation: &Rotation, old: &StockPipelineStatus) -> Option<Condition> {
+    match rotation {
+        Rotation::Unknown => old.conditions.iter().find(|condition| condition.type_ == ROTATED).cloned(),
+        Rotation::NotWished => None,
+        Rotation::UnderWay(message) => Some(condition(ROTATED, false, reason::ROTATING, message.clone())),
+        Rotation::Done(message) => Some(condition(ROTATED, true, reason::AS_WANTED, message.clone())),
     }
 }
 
@@ -606,6 +642,11 @@ pub fn is_ready(status: &StockPipelineStatus) -> bool {
     status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// True while programs move to new users.
+pub fn is_rotating(status: &StockPipelineStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == ROTATED && condition.status != "True")
+}
+
 /// True when something goes on that nothing but a pass looks at: a queue runs empty, or a company leaves.
 pub fn is_draining(pipeline: &StockPipeline, status: &StockPipelineStatus) -> bool {
     let is_paused =
@@ -639,7 +680,9 @@ pub fn events(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> V
         })
         // That a new pipeline is not ready, or not degraded, goes without saying.
         .filter(|condition| {
-            before(&condition.type_).is_some() || (condition.status == "True") == (condition.type_ != "Degraded")
+            before(&condition.type_).is_some()
+                || condition.reason == reason::ROTATING
+                || (condition.status == "True") == (condition.type_ != "Degraded")
         })
         .filter(|condition| condition.type_ != "Degraded" || condition.status == "True" || before("Degraded").is_some())
         .map(|condition| {
@@ -649,6 +692,7 @@ pub fn events(old: Option<&StockPipelineStatus>, new: &StockPipelineStatus) -> V
                 || condition.reason == reason::FORMING
                 || condition.reason == reason::ROLLING
                 || condition.reason == reason::DRAINING
+                || condition.reason == reason::ROTATING
                 || condition.reason == reason::PARTS_NOT_READY;
             Event {
                 type_: if good || waiting { EventType::Normal } else { EventType::Warning },

@@ -2,6 +2,7 @@
 //! Rule: memory follows our own objects, not the cluster's; passes read these stores and not the API server.
 
 use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -12,7 +13,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Controller;
 use kube::runtime::reflector::{self, ObjectRef};
-use kube::runtime::{WatchStreamExt, predicates, watcher};
+use kube::runtime::{Predicate, WatchStreamExt, predicates, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -69,7 +70,7 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
         .modify(|pipeline| pipeline.managed_fields_mut().clear())
         .reflect(writer)
         .applied_objects()
-        .predicate_filter(predicates::generation, Default::default());
+        .predicate_filter(predicates::generation.combine(wish), Default::default());
     let controller = Controller::for_stream(trigger, pipelines);
 
     // By label: those that cert-manager keeps have no owner of ours.
@@ -139,9 +140,19 @@ where
     if namespace.is_empty() { Api::all(client.clone()) } else { Api::namespaced(client.clone(), namespace) }
 }
 
-/// Of a pod only its node and its state are read (`pods`, `roll`): the rest is what its Deployment or StatefulSet says, and pods are the most numerous.
+/// A wish for other credentials is no change of the spec.
+fn wish(pipeline: &Guarded) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    pipeline.annotations().get(names::ROTATE_CREDENTIALS).hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+/// Of a pod only its node, its state and whose logins it has are read (`pods`, `roll`, `rotation`): the rest is what its Deployment or StatefulSet says, and pods are the most numerous.
 fn only_what_is_read(pod: &mut Pod) {
-    pod.metadata.annotations = None;
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations.retain(|name, _| name == names::BROKER_ADDRESS || name == names::DATABASE_ADDRESS);
+    }
+    pod.metadata.annotations.take_if(|annotations| annotations.is_empty());
     let node_name = pod.spec.take().and_then(|spec| spec.node_name);
     pod.spec = Some(PodSpec { node_name, ..PodSpec::default() });
     if let Some(status) = &mut pod.status {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use operator::broker::decision::{Seen, next_steps, policies};
 use operator::broker::management::{Management, Policy};
 use operator::broker::users::{State, User};
-use operator::broker::{BrokerError, DeleteQueue, Login, QUORUM_POLICY, Removed, Report, Wanted, converge};
+use operator::broker::{BrokerError, DeleteQueue, Login, QUORUM_POLICY, Removed, Report, Wanted, converge, retire};
 use operator::web::Web;
 use rabbitmq::wanted;
 use tokio::sync::Mutex;
@@ -223,6 +223,7 @@ async fn the_programs_user_may_use_queues_and_not_the_management_interface() {
     let channel = connection.create_channel().await.unwrap();
     let options = lapin::options::QueueDeclareOptions { exclusive: true, ..Default::default() };
     channel.queue_declare(application.login.user.clone().into(), options, Default::default()).await.unwrap();
+    connection.close(200, "over".into()).await.unwrap();
     let its = Wanted { login: application.login.clone(), ..wanted.clone() };
     let refused = converge(&http, &its).await.unwrap_err();
     assert!(matches!(refused, BrokerError::Unauthorized { .. }), "{refused:?}");
@@ -235,9 +236,25 @@ async fn the_programs_user_may_use_queues_and_not_the_management_interface() {
     assert!(amqp(&application).await.is_err());
     wanted.users[0].in_use = false;
     until(&http, &wanted, current).await;
-    drop(amqp(&application).await.unwrap());
-    let path = format!("users/{}", application.login.user);
-    assert_eq!(request(&wanted, reqwest::Method::DELETE, &path, None).await, 204);
+
+    // It goes when nobody is connected as it; the list of connections follows within seconds.
+    let connection = amqp(&application).await.unwrap();
+    let its = [application.login.user.clone()];
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let connected = || async { management(&http, &wanted).connections().await.unwrap() };
+    while !connected().await.iter().any(|connection| its.contains(&connection.user)) {
+        assert!(Instant::now() < deadline, "the connection is not listed");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let who = retire(&http, &wanted, &its).await.unwrap().unwrap();
+    assert!(who.contains(&its[0]), "{who}");
+    connection.close(200, "over".into()).await.unwrap();
+    while retire(&http, &wanted, &its).await.unwrap().is_some() {
+        assert!(Instant::now() < deadline, "the user is still there");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(amqp(&application).await.is_err());
+    assert_eq!(retire(&http, &wanted, &its).await, Ok(None));
     clear(&wanted).await;
 }
 

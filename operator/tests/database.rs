@@ -14,7 +14,7 @@ use mongodb::options::ClientOptions;
 use operator::database::decision::{Change, Step, next_step};
 use operator::database::windows::latest_windows;
 use operator::database::{
-    Account, Credentials, ELECTION_TIMEOUT_MILLIS, Report, Wanted, client, connection_string, converge,
+    Account, Credentials, ELECTION_TIMEOUT_MILLIS, Report, Wanted, client, connection_string, converge, users,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -143,20 +143,57 @@ async fn the_monitoring_user_reads_figures_and_no_documents() {
 }
 
 #[tokio::test]
-async fn a_new_password_in_the_secret_becomes_the_users_password() {
+async fn another_password_in_the_secret_is_told_and_programs_keep_the_one_they_have() {
     let (_guard, wanted, credentials) = set().await;
     until_ready(&wanted, &credentials).await;
     let mut changed = credentials.clone();
     changed.application.password = format!("changed {}", Timestamp::now());
-    until_ready(&wanted, &changed).await;
-    let client = login(&wanted, &changed.application).await;
+    let report = until_ready(&wanted, &changed).await;
+    assert!(report.edited && report.writable, "{report:?}");
+    let client = login(&wanted, &credentials.application).await;
     client.database("stockmarket").run_command(doc! {"ping": 1}).await.unwrap();
     client.shutdown().await;
-    let old = login(&wanted, &credentials.application).await;
-    let stocks = old.database("stockmarket").collection::<Document>("stocks");
-    assert!(stocks.find_one(doc! {}).await.is_err());
-    old.shutdown().await;
-    until_ready(&wanted, &credentials).await;
+    assert!(!until_ready(&wanted, &credentials).await.edited);
+}
+
+#[tokio::test]
+async fn the_next_users_work_beside_those_before_who_go_when_nobody_is_connected_as_one_of_them() {
+    let (_guard, wanted, credentials) = set().await;
+    let primary = until_ready(&wanted, &credentials).await.primary.unwrap();
+    let suffix = Timestamp::now().as_microsecond();
+    let account = |name: &str| Account { name: format!("{name}-{suffix}"), password: format!("of {name}") };
+    let next = Credentials {
+        key: credentials.key.clone(),
+        administrator: account("administrator"),
+        application: account("application"),
+        monitoring: account("monitoring"),
+    };
+    let mut half = next.clone();
+    half.application.password = "of an operator that died".to_owned();
+    users::make(&primary, &wanted, &half).await.unwrap();
+    assert!(!users::make(&primary, &wanted, &next).await.unwrap(), "one had another password");
+    assert!(users::make(&primary, &wanted, &next).await.unwrap());
+    let names: Vec<String> =
+        [&next.administrator, &next.application, &next.monitoring].map(|one| one.name.clone()).into();
+    let there = users::there(&primary, &wanted, &credentials, names.clone()).await.unwrap();
+    assert_eq!(there.len(), 3, "{there:?}");
+    let program = login(&wanted, &next.application).await;
+    let stocks = program.database("stockmarket").collection::<Document>(&format!("rotation_{suffix}"));
+    stocks.insert_one(doc! {"company": "MSFT"}).await.unwrap();
+    // It does nothing now, and its connection is open.
+    let who = users::retire(&primary, &wanted, &credentials, &names).await.unwrap().unwrap();
+    assert!(who.contains(&next.application.name) && who.contains("127.0.0.1"), "{who}");
+    stocks.drop().await.unwrap();
+    drop(stocks);
+    program.shutdown().immediate(true).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Some(who) = users::retire(&primary, &wanted, &credentials, &names).await.unwrap() {
+        assert!(Instant::now() < deadline, "{who}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(users::there(&primary, &wanted, &credentials, names.clone()).await.unwrap(), Vec::<String>::new());
+    assert_eq!(users::retire(&primary, &wanted, &credentials, &names).await.unwrap(), None);
+    assert!(converge(&wanted, &credentials).await.unwrap().writable);
 }
 
 #[tokio::test]

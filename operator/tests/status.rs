@@ -12,7 +12,7 @@ use operator::crd::{OnRemove, StockPipeline, StockPipelineStatus};
 use operator::error::Error;
 use operator::leaving::{Leaving, Step};
 use operator::names::Part;
-use operator::status::{self, Figures, Seen, System};
+use operator::status::{self, Figures, Rotation, Seen, System};
 use operator::volumes::Volumes;
 use serde_json::json;
 
@@ -229,6 +229,28 @@ fn an_error_of_the_pass_is_in_the_status() {
     let (value, reason, message) = condition(&status, "Ready");
     assert_eq!((value, reason), ("False", "ForeignObject"));
     assert!(message.contains("Service demo-edge"), "{message}");
+}
+
+#[test]
+fn new_credentials_are_told_while_programs_move_and_when_they_have() {
+    let mut pipeline = pipeline();
+    pipeline.status = Some(status::of(&pipeline, &all_well(), now()));
+    let with = |rotation| Seen { rotation, ..all_well() };
+    let under_way = status::of(&pipeline, &with(Rotation::UnderWay("broker: pod a has not ended".into())), now());
+    assert_eq!(condition(&under_way, "CredentialsRotated"), ("False", "Rotating", "broker: pod a has not ended"));
+    assert_eq!(condition(&under_way, "Ready").0, "True", "it serves all the while");
+    let reasons = |old: &StockPipelineStatus, new: &StockPipelineStatus| -> Vec<String> {
+        status::events(Some(old), new).into_iter().map(|event| event.reason).collect()
+    };
+    assert_eq!(reasons(pipeline.status.as_ref().unwrap(), &under_way), ["Rotating"]);
+    pipeline.status = Some(under_way.clone());
+    let unknown = status::of(&pipeline, &all_well(), now());
+    assert!(status::is_rotating(&unknown), "a pass that failed is no news of it");
+    let done = status::of(&pipeline, &with(Rotation::Done("generation 1".into())), now());
+    assert!(!status::is_rotating(&done));
+    assert_eq!(reasons(&under_way, &done), ["CredentialsRotated"]);
+    let over = status::of(&pipeline, &with(Rotation::NotWished), now());
+    assert!(over.conditions.iter().all(|condition| condition.type_ != "CredentialsRotated"));
 }
 
 #[test]

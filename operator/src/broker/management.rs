@@ -153,6 +153,23 @@ struct Page {
     page_count: u32,
 }
 
+/// Somebody connected.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Connection {
+    /// As whom; unknown of one that is just being made.
+    #[serde(default)]
+    pub user: String,
+    /// From where.
+    #[serde(default)]
+    pub peer_host: String,
+}
+
+#[derive(Deserialize)]
+struct Connections {
+    items: Vec<Connection>,
+    page_count: u32,
+}
+
 #[derive(Deserialize)]
 struct NamedPolicy {
     name: String,
@@ -214,6 +231,31 @@ impl Management<'_> {
         let all = serde_json::json!({"configure": ".*", "write": ".*", "read": ".*"});
         self.send(Method::PUT, &path, Some(&all)).await?;
         Ok(())
+    }
+
+    /// Who is connected: user and address.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn connections(&self) -> Result<Vec<Connection>, Failure> {
+        let mut connections = Vec::new();
+        for page in 1.. {
+            let path = format!("connections?page={page}&page_size={PAGE}&columns=user,peer_host");
+            let answer: Connections = self.get(&path).await?;
+            connections.extend(answer.items);
+            if page >= answer.page_count {
+                break;
+            }
+        }
+        Ok(connections)
+    }
+
+    /// Takes a user away, and closes its connections. Does nothing when there is none.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn delete_user(&self, name: &str) -> Result<(), Failure> {
+        self.delete(&format!("users/{}", encode(name))).await
     }
 
     /// The queues, by name.

@@ -154,6 +154,29 @@ pub async fn converge(http: &Web, wanted: &Wanted) -> Result<Report, BrokerError
     Ok(report(wanted, &seen))
 }
 
+/// Removes these users, unless somebody is connected as one of them, and says who.
+///
+/// # Errors
+/// What the broker said; what is not known keeps them.
+pub async fn retire(http: &Web, wanted: &Wanted, names: &[String]) -> Result<Option<String>, String> {
+    let management =
+        Management { http, url: &wanted.management_url, login: &wanted.login, virtual_host: DEFAULT_VIRTUAL_HOST };
+    let done = async {
+        let connections = management.connections().await?;
+        if let Some(one) = connections.iter().find(|connection| names.contains(&connection.user)) {
+            return Ok(Some(format!("somebody at {} is connected as {}", one.peer_host, one.user)));
+        }
+        for name in names {
+            management.delete_user(name).await?;
+        }
+        Ok(None)
+    };
+    done.await.map_err(|failure: Failure| match failure {
+        Failure::Unreachable(reason) | Failure::Unreadable(reason) => reason,
+        Failure::Refused { status, reason } => format!("refused ({status}): {reason}"),
+    })
+}
+
 async fn observe(management: &Management<'_>, wanted: &Wanted) -> Result<Seen, Failure> {
     let (nodes, listed, permissions, policies, mut queues) = futures::try_join!(
         management.nodes(),

@@ -14,7 +14,7 @@ pub struct StockPipelineStatus {
     /// Generation of the spec this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Progressing`, `Degraded`, one condition per part, and `Paused` while that is wished.
+    /// `Ready`, `Progressing`, `Degraded`, one condition per part, and `Paused` and `CredentialsRotated` while that is wished.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -26,6 +26,7 @@ const ACT: Duration = Duration::from_secs(5);
 /// Server error codes (mongod, `error_codes.yml`).
 pub(super) mod code {
     pub const AUTHENTICATION_FAILED: i32 = 18;
+    pub const USER_NOT_FOUND: i32 = 11;
     pub const ALREADY_INITIALIZED: i32 = 23;
     pub const INVALID_REPLICA_SET_CONFIG: i32 = 93;
     pub const NOT_YET_INITIALIZED: i32 = 94;

@@ -258,7 +258,8 @@ fn user_step(seen: &Seen, primary: &str) -> Option<Step> {
         match users.get(&user).copied().unwrap_or(UserState::Missing) {
             UserState::Missing => Some(Step::CreateUser { on, user }),
             UserState::Stale => Some(Step::UpdateUser { on, user }),
-            UserState::Current => None,
+            // Programs work with the old one: they are moved to another user (see `crate::rotation`).
+            UserState::OtherPassword | UserState::Current => None,
         }
     })
 }

@@ -191,10 +191,13 @@ pub(super) fn users(answer: &Document, database: &str, credentials: &Credentials
             .filter_map(|role| Some((role.get_str("role").ok()?, role.get_str("db").ok()?)))
             .collect();
         found_roles.sort_unstable();
-        if fingerprint == account.fingerprint() && found_roles == roles(user, database) {
+        let same = fingerprint == account.fingerprint();
+        if same && found_roles == roles(user, database) {
             UserState::Current
-        } else {
+        } else if same || fingerprint.is_empty() {
             UserState::Stale
+        } else {
+            UserState::OtherPassword
         }
     };
     User::ALL.map(|user| (user, state(user))).into()

@@ -12,6 +12,7 @@ pub mod rotation;
 pub mod seen;
 #[cfg(test)]
 mod tests;
+pub mod users;
 pub mod windows;
 
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ pub struct Report {
     pub ready: bool,
     /// Programs can write: there is a primary, and its users are as wanted.
     pub writable: bool,
+    /// A user in use has another password than the one given: it stays as it is, for programs work with it.
+    pub edited: bool,
     /// `host:port` of the primary.
     pub primary: Option<String>,
     /// Whether any one member may be taken away and the set goes on. A set of one stops with its member in any case.
@@ -154,10 +157,8 @@ pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
             }
         })
         .collect();
-    let users_current = seen
-        .users
-        .as_ref()
-        .is_some_and(|users| User::ALL.iter().all(|user| users.get(user) == Some(&UserState::Current)));
+    let is = |user: &User, state| seen.users.as_ref().is_some_and(|users| users.get(user) == Some(&state));
+    let users_work = User::ALL.iter().all(|user| is(user, UserState::Current) || is(user, UserState::OtherPassword));
     let waiting_for = match step {
         Step::Done => None,
         Step::Wait { reason } | Step::Refuse { reason } => Some(reason.clone()),
@@ -174,7 +175,8 @@ pub fn report(wanted: &Wanted, seen: &Seen, step: &Step) -> Report {
     };
     Report {
         ready: waiting_for.is_none(),
-        writable: seen.primary().is_some() && users_current,
+        writable: seen.primary().is_some() && users_work,
+        edited: User::ALL.iter().any(|user| is(user, UserState::OtherPassword)),
         primary: seen.primary().map(str::to_owned),
         may_lose_a_member: may_lose_a_member(wanted, seen),
         members_ready: members.iter().map(|member| u32::from(member.serves)).sum(),

@@ -125,8 +125,10 @@ pub enum User {
 pub enum UserState {
     /// Not there.
     Missing,
-    /// There, with another password or other roles.
+    /// There, with other roles.
     Stale,
+    /// There, with another password than the one it was made with.
+    OtherPassword,
     /// As wanted.
     Current,
 }

@@ -39,6 +39,8 @@ enum Change {
     Roll,
     /// Of the volumes of broker and database, which makes their StatefulSets anew.
     Grow,
+    /// Other credentials are asked for; no server runs, so it ends with those that wait for one.
+    Rotate,
 }
 
 /// Where the operator dies.
@@ -53,14 +55,22 @@ struct Run {
 }
 
 impl Change {
-    const ALL: [Self; 7] =
-        [Self::Create, Self::ScaleUp, Self::ScaleDown, Self::Companies, Self::Template, Self::Roll, Self::Grow];
+    const ALL: [Self; 8] = [
+        Self::Create,
+        Self::ScaleUp,
+        Self::ScaleDown,
+        Self::Companies,
+        Self::Template,
+        Self::Roll,
+        Self::Grow,
+        Self::Rotate,
+    ];
 
     /// Makes the world in which it begins.
     async fn prepare(self, world: &World) {
         match self {
             Self::Create => {}
-            Self::ScaleUp | Self::Companies | Self::Template => world.create(json!({})).await,
+            Self::ScaleUp | Self::Companies | Self::Template | Self::Rotate => world.create(json!({})).await,
             Self::ScaleDown => {
                 world.create(json!({"broker": {"replicas": 3}, "database": {"replicas": 3}})).await;
                 for part in [Part::Broker, Part::Database] {
@@ -102,11 +112,28 @@ impl Change {
                 }
             }
             Self::Grow => world.change(&volumes::storage("20Gi")).await,
+            Self::Rotate => {
+                let wish = json!({"metadata": {"annotations": {names::ROTATE_CREDENTIALS: "now"}}});
+                world.api::<StockPipeline>().patch(NAME, &PatchParams::default(), &Patch::Merge(&wish)).await.unwrap();
+            }
         }
     }
 
     /// Waits for what the change leads to, where silence of the operator may also mean that it has not heard of it yet.
     async fn comes_to_pass(self, world: &World) {
+        if self == Self::Rotate {
+            until("the next passwords are written down", || async {
+                let secrets = [Part::Broker, Part::Database].map(|part| names::credentials(NAME, part));
+                let of = |name: String| async move {
+                    world.api::<Secret>().get(&name).await.unwrap().data.unwrap_or_default()
+                };
+                let [broker, database] = secrets.map(of);
+                let (broker, database) = join(broker, database).await;
+                (broker.contains_key("next-password") && database.contains_key("next-application-password"))
+                    .then_some(())
+            })
+            .await;
+        }
         if self == Self::Roll {
             until("the old pods are evicted", || async {
                 // The StatefulSet controller as well looks again, whenever the set has changed.
@@ -130,7 +157,7 @@ impl Change {
             ]),
             // Their pods stay.
             Self::Grow => BTreeSet::from(["statefulsets/demo-broker", "statefulsets/demo-database"]),
-            Self::Create | Self::ScaleUp | Self::ScaleDown | Self::Template => BTreeSet::new(),
+            Self::Create | Self::ScaleUp | Self::ScaleDown | Self::Template | Self::Rotate => BTreeSet::new(),
         }
     }
 
