@@ -18,6 +18,7 @@ pub mod socket;
 pub mod windows;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -50,6 +51,7 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
     let (sender, latest) = watch::channel(None);
     let (attendance, unattended) = watch::channel(attendance::Unattended::new());
     let (closing, open) = (CancellationToken::new(), TaskTracker::new());
+    let behind = Arc::<AtomicBool>::default();
     let feed = Feed {
         windows: windows.clone(),
         pod: settings.pod,
@@ -57,11 +59,13 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
         metrics: metrics.clone(),
         unattended,
         news: sender,
+        behind: behind.clone(),
     };
     let feeding = tokio::spawn(feed.run());
     let looking = tokio::spawn(attendance::look(windows.clone(), attendance));
     let readers = Readers {
         latest: latest.clone(),
+        behind,
         places: Arc::new(Semaphore::new(settings.max_readers)),
         closing: closing.clone(),
         spread: settings.spread,

@@ -2,6 +2,7 @@
 //! Rule: one reader for all pages; after any failure the board is read anew, which costs one step per company.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
@@ -48,6 +49,8 @@ pub struct Feed {
     pub unattended: watch::Receiver<Unattended>,
     /// Where the news go.
     pub news: watch::Sender<Option<Arc<News>>>,
+    /// Whether a change is known that the news do not tell yet.
+    pub behind: Arc<AtomicBool>,
 }
 
 /// What is known of the database, and what of it the pages have heard.
@@ -163,6 +166,7 @@ impl Feed {
                     self.metrics.changes.inc();
                     if self.apply(change, &mut known.board).await? {
                         known.beat.changed(Instant::now());
+                        self.behind.store(true, Ordering::Relaxed);
                     }
                 }
                 () = changed(&mut self.unattended) => known.beat.changed(Instant::now()),
@@ -213,6 +217,7 @@ impl Feed {
         let news = News::new(known.board.clone(), known.source, self.pod.clone(), troubles, before.as_deref());
         self.news.send_replace(Some(Arc::new(news)));
         known.beat.sent(Instant::now());
+        self.behind.store(false, Ordering::Relaxed);
     }
 
     fn contact(&self) {

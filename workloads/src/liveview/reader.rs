@@ -2,6 +2,7 @@
 //! Rule: a slow reader skips what is old; a reader that is told to go is told at a moment of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::beat::BEAT;
 use super::cursor::Cursor;
 use super::metrics::{Client, Metrics, Transport};
 use super::news::Latest;
@@ -26,6 +28,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(10);
 pub struct Readers {
     /// The news.
     pub latest: Latest,
+    /// Whether a change is known that the news do not tell yet.
+    pub behind: Arc<AtomicBool>,
     /// Places that are free.
     pub places: Arc<Semaphore>,
     /// Cancelled when the readers must go to another pod.
@@ -51,6 +55,8 @@ pub enum Wants {
 pub struct Reader {
     latest: Latest,
     wants: Wants,
+    /// When the first frame goes out if no news come earlier; `None` for at once, and after it.
+    first: Option<Instant>,
     closing: CancellationToken,
     spread: Duration,
     heard: Instant,
@@ -71,9 +77,15 @@ impl Readers {
         };
         let mut latest = self.latest.clone();
         latest.mark_changed();
+        // It may come from another pod, whose beat is another, and must not be shown less than it saw there. One that tells where it stands cannot.
+        let waits = wants == Wants::Whole && self.behind.load(Ordering::Relaxed);
+        if waits {
+            latest.mark_unchanged();
+        }
         Ok(Reader {
             latest,
             wants,
+            first: waits.then(|| Instant::now() + BEAT),
             closing: self.closing.clone(),
             spread: self.spread,
             heard: Instant::now(),
@@ -89,7 +101,7 @@ impl Reader {
     pub async fn next(&mut self) -> Option<Utf8Bytes> {
         loop {
             let beat = match self.wants {
-                Wants::Whole => None,
+                Wants::Whole => self.first,
                 Wants::Changes(_) => Some(self.heard + HEARTBEAT),
             };
             tokio::select! {
@@ -98,7 +110,7 @@ impl Reader {
             }
             let Some(news) = self.latest.borrow_and_update().clone() else {
                 // Nothing is known yet, which is not worth a heartbeat.
-                self.heard = Instant::now();
+                (self.heard, self.first) = (Instant::now(), None);
                 continue;
             };
             let text = match &mut self.wants {
@@ -109,7 +121,7 @@ impl Reader {
                     text
                 }
             };
-            self.heard = Instant::now();
+            (self.heard, self.first) = (Instant::now(), None);
             self.client.frame();
             return Some(text);
         }
@@ -149,4 +161,47 @@ fn full() -> Response {
     ];
     let sentence = "this pod has as many readers as it takes (MAX_READERS); try again, another pod may have room";
     (headers, super::api::refuse(StatusCode::SERVICE_UNAVAILABLE, sentence)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+    use tokio::time::timeout;
+
+    use super::super::board::Board;
+    use super::super::news::{News, Troubles};
+    use super::*;
+
+    fn news(window: u32) -> Option<Arc<News>> {
+        let window = serde_json::json!({"_id": format!("{window:024x}"), "company": "A", "avgPrice": 1.0});
+        let mut board = Board::default();
+        board.replace(vec![serde_json::from_value(window).unwrap()], 1);
+        Some(Arc::new(News::new(board, 0, None, Troubles::default(), None)))
+    }
+
+    #[tokio::test]
+    async fn who_comes_between_a_change_and_its_frame_is_not_shown_the_frame_before() {
+        let (sender, latest) = watch::channel(news(1));
+        let behind = Arc::new(AtomicBool::new(true));
+        let readers = Readers {
+            latest,
+            behind: behind.clone(),
+            places: Arc::new(Semaphore::new(4)),
+            closing: CancellationToken::new(),
+            spread: Duration::ZERO,
+            open: TaskTracker::new(),
+            metrics: Metrics::default(),
+        };
+        let come = |wants| readers.admit(Transport::Websocket, wants).unwrap();
+        let mut waiting = come(Wants::Whole);
+        assert!(timeout(BEAT / 10, waiting.next()).await.is_err());
+        let mut page = come(Wants::Changes(None));
+        assert!(timeout(BEAT / 2, page.next()).await.is_ok(), "one that has seen nothing is shown what there is");
+        sender.send_replace(news(2));
+        assert!(timeout(BEAT / 2, waiting.next()).await.unwrap().unwrap().contains(&format!("{:024x}", 2)));
+        // A database that fell silent must not keep anybody waiting for news.
+        assert!(timeout(BEAT * 4, come(Wants::Whole).next()).await.is_ok());
+        behind.store(false, Ordering::Relaxed);
+        assert!(timeout(BEAT / 2, come(Wants::Whole).next()).await.is_ok());
+    }
 }
