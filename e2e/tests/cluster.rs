@@ -6,6 +6,7 @@ mod companies;
 mod delete;
 mod drift;
 mod exactly_once;
+mod fail_over;
 mod install;
 mod members;
 mod node_drain;
