@@ -101,9 +101,10 @@ pub async fn apply(
     if stores.certificates.is_served() {
         target.sync(&stores.certificates.store, certificates).await;
     }
-    target.prune_claims(stores).await;
-    target.retain(stores).await;
-    let volumes = target.look_at_volumes(stores);
+    let claims_and_pods = target.claims_and_pods(stores);
+    target.prune_claims(&claims_and_pods).await;
+    target.retain(target.known(&stores.secrets), &claims_and_pods.0).await;
+    let volumes = target.look_at_volumes(&claims_and_pods);
     Applied { stateful_sets, deployments, ingress, http_route, volumes, failures: target.failures }
 }
 
@@ -133,6 +134,9 @@ pub async fn evict(client: &Client, metrics: &Metrics, pod: &Pod) -> Result<(), 
         Err(error) => Err(Error::kubernetes("evict", Pod::kind(&()), name)(error)),
     }
 }
+
+/// Those of one pipeline.
+type ClaimsAndPods = (Vec<PersistentVolumeClaim>, Vec<Pod>);
 
 struct Target<'a> {
     client: &'a Client,
@@ -219,13 +223,12 @@ impl Target<'_> {
         (sets, made_anew)
     }
 
-    fn look_at_volumes(&mut self, stores: &Stores) -> BTreeMap<Part, Volumes> {
-        let (claims, pods) = self.claims_and_pods(stores);
+    fn look_at_volumes(&mut self, (claims, pods): &ClaimsAndPods) -> BTreeMap<Part, Volumes> {
         let (plan, now) = (self.plan, Timestamp::now());
         let parts = [(Part::Broker, plan.broker_size), (Part::Database, plan.database_size)];
         let volumes =
             BTreeMap::from(parts.map(|(part, size)| {
-                (part, volumes::look(&names::part(&plan.name, part), size.pods, &claims, &pods, now))
+                (part, volumes::look(&names::part(&plan.name, part), size.pods, claims, pods, now))
             }));
         let stuck = volumes.values().filter_map(|volumes| volumes.stuck.clone());
         self.failures.extend(stuck.map(Error::VolumeCannotGrow));
@@ -234,7 +237,7 @@ impl Target<'_> {
     }
 
     /// Those of the pipeline, by label: a StatefulSet takes any claim of the right name.
-    fn claims_and_pods(&self, stores: &Stores) -> (Vec<PersistentVolumeClaim>, Vec<Pod>) {
+    fn claims_and_pods(&self, stores: &Stores) -> ClaimsAndPods {
         (self.known(&stores.claims), self.known(&stores.pods))
     }
 
@@ -318,40 +321,41 @@ impl Target<'_> {
     }
 
     /// Makes data go with the pipeline, or stay when it goes. There is no finalizer that could do it later, so it is so at any time.
-    async fn retain(&mut self, stores: &Stores) {
+    async fn retain(&mut self, secrets: Vec<Secret>, claims: &[PersistentVolumeClaim]) {
         let parts = [Part::Broker, Part::Database];
         let credentials = parts.map(|part| names::credentials(&self.plan.name, part));
-        self.retain_all(&stores.secrets, &self.plan.owner, |secret: &Secret| credentials.contains(&secret.name_any()))
-            .await;
+        let secrets: Vec<Secret> =
+            secrets.into_iter().filter(|secret| credentials.contains(&secret.name_any())).collect();
+        self.retain_all(&secrets, &self.plan.owner).await;
         let sets = parts.map(|part| names::part(&self.plan.name, part));
-        let of_a_set = |claim: &PersistentVolumeClaim| {
+        let of_a_set = |claim: &&PersistentVolumeClaim| {
             sets.iter().any(|set| claims::claim_ordinal(set, &claim.name_any()).is_some())
         };
+        let claims: Vec<PersistentVolumeClaim> = claims.iter().filter(of_a_set).cloned().collect();
         // Not as its controller, as in the claim template.
         let owner = OwnerReference { controller: None, ..self.plan.owner.clone() };
-        self.retain_all(&stores.claims, &owner, of_a_set).await;
+        self.retain_all(&claims, &owner).await;
     }
 
-    async fn retain_all<K>(&mut self, store: &Children<K>, owner: &OwnerReference, is_data: impl Fn(&K) -> bool)
+    async fn retain_all<K>(&mut self, data: &[K], owner: &OwnerReference)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
         let Plan { name: pipeline, namespace, deletion_policy, .. } = self.plan;
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        for live in self.known(store) {
-            let ours = live.meta().deletion_timestamp.is_none() && ownership::is_ours(&live, pipeline, &owner.uid);
+        for live in data {
+            let ours = live.meta().deletion_timestamp.is_none() && ownership::is_ours(live, pipeline, &owner.uid);
             let owners = ownership::owners(live.owner_references(), owner, *deletion_policy);
-            let Some(owners) = owners.filter(|_| ours && is_data(&live)) else { continue };
+            let Some(owners) = owners.filter(|_| ours) else { continue };
             // With the version, what others did to the owners meanwhile is not undone.
             let metadata = json!({"ownerReferences": owners, "resourceVersion": live.resource_version()});
-            self.patch_metadata(&api, &live, metadata).await;
+            self.patch_metadata(&api, live, metadata).await;
         }
     }
 
     /// Removes the volumes of members and nodes that have left.
-    async fn prune_claims(&mut self, stores: &Stores) {
+    async fn prune_claims(&mut self, (claims, pods): &ClaimsAndPods) {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.plan.namespace);
-        let (claims, pods) = self.claims_and_pods(stores);
         let pod_exists = |pod: &str| pods.iter().any(|live| live.name_any() == pod);
         for (part, size) in [(Part::Broker, self.plan.broker_size), (Part::Database, self.plan.database_size)] {
             let set = names::part(&self.plan.name, part);

@@ -189,7 +189,7 @@ fn address(text: &str) -> Option<AMQPUri> {
 
 /// URL without a login, and the login, which is that of AMQP unless the URL has its own.
 fn management(text: &str, amqp: &AMQPUri) -> Option<(String, Login)> {
-    let mut url = reqwest::Url::parse(text).ok()?;
+    let mut url = url::Url::parse(text).ok()?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return None;
     }

@@ -5,9 +5,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 
-/// Group and version, as discovery names them.
-pub const GROUP_VERSION: &str = "gateway.networking.k8s.io/v1";
-
 /// Where a route is attached, and what it leads to.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(

@@ -62,20 +62,20 @@ pub async fn systems(
     let broker = async {
         match &plan.external.broker {
             None => match without_certificate(Part::Broker) {
-                Some(reason) => Broker::WithoutCertificate(in_trouble(reason)),
+                Some(reason) => Broker::NotAsked(in_trouble(reason)),
                 None => Broker::Ours(broker::converge(web, &broker_wanted).await),
             },
-            Some(Err(reason)) => Broker::Theirs(None, in_trouble(reason.clone()), None, Queues::default()),
+            Some(Err(reason)) => Broker::NotAsked(in_trouble(reason.clone())),
             Some(Ok(address)) => ask_broker(web, plan, address, figures, broker_said).await,
         }
     };
     let database = async {
         match &plan.external.database {
             None => match without_certificate(Part::Database) {
-                Some(reason) => Database::WithoutCertificate(in_trouble(reason)),
+                Some(reason) => Database::NotAsked(in_trouble(reason)),
                 None => Database::Ours(database::converge(&database_wanted, &database_credentials).await),
             },
-            Some(Err(reason)) => Database::Theirs(None, in_trouble(reason.clone()), None),
+            Some(Err(reason)) => Database::NotAsked(in_trouble(reason.clone())),
             Some(Ok(address)) => ask_database(plan, address, figures, database_said).await,
         }
     };
@@ -98,7 +98,7 @@ pub async fn systems(
             }
             (seen.queues, seen.gone) = (report.queues, report.gone);
         }
-        Broker::WithoutCertificate(system) => seen.broker = Some(system),
+        Broker::NotAsked(system) => (said.broker, seen.broker) = (None, Some(system)),
         Broker::Ours(Err(error)) => {
             seen.refused.extend(matches!(error, BrokerError::Unauthorized { .. }).then_some(Part::Broker));
             seen.broker = Some(in_trouble(error.to_string()));
@@ -126,7 +126,7 @@ pub async fn systems(
                 latest = Some(latest_windows(plan).await);
             }
         }
-        Database::WithoutCertificate(system) => seen.database = Some(system),
+        Database::NotAsked(system) => (said.database, seen.database) = (None, Some(system)),
         Database::Ours(Err(error)) => seen.database = Some(in_trouble(error.to_string())),
         Database::Theirs(fingerprint, system, windows) => {
             said.database = fingerprint.map(|fingerprint| (fingerprint, system.clone()));
@@ -166,8 +166,8 @@ fn broker_users(plan: &Plan, report: &broker::Report) -> Users {
 
 /// What the broker answered.
 enum Broker {
-    /// The one we run has no certificate yet.
-    WithoutCertificate(System),
+    /// It cannot be: the one we run has no certificate yet, or nobody says where that of somebody else is.
+    NotAsked(System),
     /// The one we run.
     Ours(Result<broker::Report, BrokerError>),
     /// Somebody else's: the fingerprint of its address if it has one, how it is, what nobody looks after, its queues.
@@ -184,8 +184,8 @@ struct Queues {
 
 /// What the database answered.
 enum Database {
-    /// The one we run has no certificate yet.
-    WithoutCertificate(System),
+    /// It cannot be: the one we run has no certificate yet, or nobody says where that of somebody else is.
+    NotAsked(System),
     /// The one we run.
     Ours(Result<database::Report, DatabaseError>),
     /// Somebody else's: the fingerprint of its address if it has one, how it is, the newest windows if they were read.

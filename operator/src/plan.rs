@@ -171,6 +171,12 @@ pub fn address_annotation(part: Part) -> &'static str {
     if part == Part::Broker { names::BROKER_ADDRESS } else { names::DATABASE_ADDRESS }
 }
 
+/// Broker and database where we run them: one that somebody else runs is neither made nor looked after.
+pub fn run_by_us(broker: &Broker, database: &Database) -> impl Iterator<Item = Part> + use<> {
+    let parts = [(Part::Broker, broker.external.is_none()), (Part::Database, database.external.is_none())];
+    parts.into_iter().filter_map(|(part, ours)| ours.then_some(part))
+}
+
 impl Plan {
     /// Checks and completes the resource.
     ///

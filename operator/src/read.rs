@@ -15,6 +15,7 @@ use crate::credentials::{Credentials, PartCredentials};
 use crate::error::Error;
 use crate::names::{self, Part};
 use crate::ownership;
+use crate::plan::run_by_us;
 use crate::rotation;
 
 /// What this process knows of the credentials.
@@ -88,11 +89,7 @@ pub async fn credentials(
         known.credentials.clone().unwrap_or_else(|| Credentials::generate(rotation::wish(pipeline).as_deref()));
     let (mut credentials, mut restored) = (source.clone(), Vec::new());
     // What somebody else runs has no credentials of ours: nothing is made, and what is here in its place nobody uses.
-    let ours = [
-        (Part::Broker, pipeline.spec.broker.external.is_none()),
-        (Part::Database, pipeline.spec.database.external.is_none()),
-    ];
-    for (part, _) in ours.into_iter().filter(|(_, ours)| *ours) {
+    for part in run_by_us(&pipeline.spec.broker, &pipeline.spec.database) {
         let (secret, made) = secret(client, store, pipeline, part, &source, restore).await?;
         let (part_credentials, changed) = known.judge(part, &secret)?;
         credentials.set(part_credentials);

@@ -222,8 +222,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             seen.volumes = applied.volumes;
             seen.errors = applied.failures;
             let due = pipeline.spec.paused || !plan.leaving.is_empty() || status::figures_due(memory.figures_at, now);
-            let web = plan.trusted.as_ref().map_or(&context.web, |trusted| &trusted.web).clone();
-            observe::systems(&web, &plan, due, &memory.told, &mut memory.said, now, &mut seen).await;
+            observe::systems(context.web_of(&plan), &plan, due, &memory.told, &mut memory.said, now, &mut seen).await;
             let companies = leaving::Known::after(&memory.companies, &plan, &seen, now);
             let left = |symbol: String| companies.rest.of(&symbol, now).map(|left| (symbol, left));
             seen.left = plan.symbols().into_iter().filter_map(left).collect();
@@ -320,10 +319,7 @@ async fn report(pipeline: &StockPipeline, status: StockPipelineStatus, context: 
     write_status(pipeline, &status, context).await?;
     context.metrics.status_written();
     for event in status::events(old, &status) {
-        // An event that is lost costs a line in `kubectl describe`; the conditions say the same.
-        if let Err(error) = context.recorder.publish(&event, &pipeline.object_ref(&())).await {
-            tracing::warn!(%error, "event not published");
-        }
+        context.publish(pipeline, &event).await;
     }
     context.remember(pipeline, |memory| memory.written = Some((pipeline.resource_version(), status)));
     context.count();
@@ -356,11 +352,11 @@ impl Context {
             };
         }
         known.accepted.retain(|part| !seen.refused.contains(part));
-        let http = plan.trusted.as_ref().map_or(&self.web, |trusted| &trusted.web);
-        let tools = Tools { client: &self.client, secrets: &self.stores.secrets, http };
+        let tools = Tools { client: &self.client, secrets: &self.stores.secrets, http: self.web_of(plan) };
         let wish = rotation::wish(pipeline);
         let (rotation, errors) = rotate(&tools, plan, wish.as_deref(), seen, known).await;
-        (seen.rotation, seen.errors) = (rotation, std::mem::take(&mut seen.errors).into_iter().chain(errors).collect());
+        seen.rotation = rotation;
+        seen.errors.extend(errors);
         self.remember(pipeline, |memory| memory.known = known.clone());
     }
 
@@ -368,9 +364,19 @@ impl Context {
     async fn tell(&self, pipeline: &StockPipeline, reason: &str, note: String) {
         let (reason, action) = (reason.to_owned(), "Reconcile".to_owned());
         let event = Event { type_: EventType::Warning, reason, note: Some(note), action, secondary: None };
-        if let Err(error) = self.recorder.publish(&event, &pipeline.object_ref(&())).await {
+        self.publish(pipeline, &event).await;
+    }
+
+    /// An event that is lost costs a line in `kubectl describe`; of most of them the conditions say the same.
+    async fn publish(&self, pipeline: &StockPipeline, event: &Event) {
+        if let Err(error) = self.recorder.publish(event, &pipeline.object_ref(&())).await {
             tracing::warn!(%error, "event not published");
         }
+    }
+
+    /// The way to the management interface of the pipeline's broker.
+    fn web_of<'a>(&'a self, plan: &'a Plan) -> &'a Web {
+        plan.trusted.as_ref().map_or(&self.web, |trusted| &trusted.web)
     }
 
     /// What the watches know of a pipeline's children.

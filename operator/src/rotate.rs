@@ -15,7 +15,7 @@ use crate::database::{self, users};
 use crate::error::Error;
 use crate::names::{self, Part};
 use crate::ownership;
-use crate::plan::Plan;
+use crate::plan::{Plan, run_by_us};
 use crate::read::Known;
 use crate::rotation::{self, Step, Users};
 use crate::status::{Rotation, Seen};
@@ -40,8 +40,7 @@ pub async fn rotate(
     known: &mut Known,
 ) -> (Rotation, Vec<Error>) {
     let (mut waits, mut errors) = (Vec::new(), Vec::new());
-    let ours = [(Part::Broker, plan.broker.external.is_none()), (Part::Database, plan.database.external.is_none())];
-    let ours: Vec<Part> = ours.into_iter().filter(|(_, ours)| *ours).map(|(part, _)| part).collect();
+    let ours: Vec<Part> = run_by_us(&plan.broker, &plan.database).collect();
     for part in &ours {
         let credentials = plan.credentials.of(*part);
         let users = look(plan, credentials, seen, known).await;

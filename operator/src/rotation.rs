@@ -99,11 +99,6 @@ pub fn mark(credentials: &PartCredentials) -> Option<String> {
 /// the login of the one before, also while it ends.
 pub fn programs(credentials: &PartCredentials, seen: &Seen) -> Option<String> {
     let (part, wanted) = (credentials.part, mark(credentials));
-    let reads = |component: Option<&String>| {
-        let readers =
-            if part == Part::Broker { [Part::Publisher, Part::Consumer] } else { [Part::Consumer, Part::Liveview] };
-        readers.iter().any(|reader| component.map(String::as_str) == Some(reader.name()))
-    };
     let is_of = |annotations: Option<&String>| annotations == wanted.as_ref();
     let has_moved = |deployment: &Deployment| {
         let Some((spec, status)) = deployment.spec.as_ref().zip(deployment.status.as_ref()) else { return false };
@@ -121,21 +116,25 @@ pub fn programs(credentials: &PartCredentials, seen: &Seen) -> Option<String> {
     let deployments: Vec<String> = seen
         .deployments
         .iter()
-        .filter(|deployment| reads(deployment.labels().get(names::COMPONENT)) && !has_moved(deployment))
+        .filter(|deployment| reads(*deployment, part) && !has_moved(deployment))
         .map(ResourceExt::name_any)
         .collect();
     if let Some(first) = deployments.first() {
         return Some(format!("{} deployments have not moved to the new users yet, {first} first", deployments.len()));
     }
-    let of_before = |pod: &&Pod| {
-        reads(pod.labels().get(names::COMPONENT))
-            && !is_over(pod)
-            && !is_of(pod.annotations().get(address_annotation(part)))
-    };
+    let of_before =
+        |pod: &&Pod| reads(*pod, part) && !is_over(pod) && !is_of(pod.annotations().get(address_annotation(part)));
     seen.pods
         .iter()
         .find(of_before)
         .map(|pod| format!("pod {} with the login of before has not ended yet", pod.name_any()))
+}
+
+/// Whether an object is of a program that reads the address of `part`.
+fn reads<K: ResourceExt>(object: &K, part: Part) -> bool {
+    let readers =
+        if part == Part::Broker { [Part::Publisher, Part::Consumer] } else { [Part::Consumer, Part::Liveview] };
+    readers.into_iter().any(|reader| names::is_of(object, reader))
 }
 
 #[cfg(test)]

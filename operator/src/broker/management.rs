@@ -148,8 +148,8 @@ pub enum Failure {
 }
 
 #[derive(Deserialize)]
-struct Page {
-    items: Vec<Queue>,
+struct Page<T> {
+    items: Vec<T>,
     page_count: u32,
 }
 
@@ -162,12 +162,6 @@ pub struct Connection {
     /// From where.
     #[serde(default)]
     pub peer_host: String,
-}
-
-#[derive(Deserialize)]
-struct Connections {
-    items: Vec<Connection>,
-    page_count: u32,
 }
 
 #[derive(Deserialize)]
@@ -238,16 +232,7 @@ impl Management<'_> {
     /// # Errors
     /// See [`Failure`].
     pub async fn connections(&self) -> Result<Vec<Connection>, Failure> {
-        let mut connections = Vec::new();
-        for page in 1.. {
-            let path = format!("connections?page={page}&page_size={PAGE}&columns=user,peer_host");
-            let answer: Connections = self.get(&path).await?;
-            connections.extend(answer.items);
-            if page >= answer.page_count {
-                break;
-            }
-        }
-        Ok(connections)
+        self.pages("connections", "user,peer_host").await
     }
 
     /// Takes a user away, and closes its connections. Does nothing when there is none.
@@ -263,21 +248,10 @@ impl Management<'_> {
     /// # Errors
     /// See [`Failure`].
     pub async fn queues(&self) -> Result<BTreeMap<String, Queue>, Failure> {
-        let mut queues = BTreeMap::new();
-        let mut page = 1;
-        loop {
-            let path = format!(
-                "{}?page={page}&page_size={PAGE}&columns=name,type,messages_ready,\
-                 messages_unacknowledged,consumers,members,online,node,exclusive,state,message_stats.publish_details.rate",
-                self.of_host("queues", "")
-            );
-            let answer: Page = self.get(&path).await?;
-            queues.extend(answer.items.into_iter().map(|queue| (queue.name.clone(), queue)));
-            if page >= answer.page_count {
-                return Ok(queues);
-            }
-            page += 1;
-        }
+        let columns = "name,type,messages_ready,messages_unacknowledged,consumers,members,online,node,exclusive,state,\
+                       message_stats.publish_details.rate";
+        let queues: Vec<Queue> = self.pages(&self.of_host("queues", ""), columns).await?;
+        Ok(queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect())
     }
 
     /// Makes or replaces a policy.
@@ -381,6 +355,21 @@ impl Management<'_> {
         match self.send(Method::DELETE, path, None::<&()>).await {
             Ok(_) | Err(Failure::Refused { status: 404, .. }) => Ok(()),
             Err(failure) => Err(failure),
+        }
+    }
+
+    /// All pages of a list.
+    async fn pages<T: DeserializeOwned>(&self, path: &str, columns: &str) -> Result<Vec<T>, Failure> {
+        let mut items = Vec::new();
+        let mut page = 1;
+        loop {
+            let path = format!("{path}?page={page}&page_size={PAGE}&columns={columns}");
+            let answer: Page<T> = self.get(&path).await?;
+            items.extend(answer.items);
+            if page >= answer.page_count {
+                return Ok(items);
+            }
+            page += 1;
         }
     }
 

@@ -125,8 +125,7 @@ pub enum BrokerError {
 /// # Errors
 /// The broker answered and refused; see [`BrokerError`].
 pub async fn converge(http: &Web, wanted: &Wanted) -> Result<Report, BrokerError> {
-    let management =
-        Management { http, url: &wanted.management_url, login: &wanted.login, virtual_host: DEFAULT_VIRTUAL_HOST };
+    let management = management(http, wanted);
     let mut seen = match observe(&management, wanted).await {
         Ok(seen) => seen,
         Err(failure) => return failed(wanted, "show its state", failure),
@@ -159,8 +158,7 @@ pub async fn converge(http: &Web, wanted: &Wanted) -> Result<Report, BrokerError
 /// # Errors
 /// What the broker said; what is not known keeps them.
 pub async fn retire(http: &Web, wanted: &Wanted, names: &[String]) -> Result<Option<String>, String> {
-    let management =
-        Management { http, url: &wanted.management_url, login: &wanted.login, virtual_host: DEFAULT_VIRTUAL_HOST };
+    let management = management(http, wanted);
     let done = async {
         let connections = management.connections().await?;
         if let Some(one) = connections.iter().find(|connection| names.contains(&connection.user)) {
@@ -175,6 +173,11 @@ pub async fn retire(http: &Web, wanted: &Wanted, names: &[String]) -> Result<Opt
         Failure::Unreachable(reason) | Failure::Unreadable(reason) => reason,
         Failure::Refused { status, reason } => format!("refused ({status}): {reason}"),
     })
+}
+
+/// The way to the broker that we run.
+fn management<'a>(http: &'a Web, wanted: &'a Wanted) -> Management<'a> {
+    Management { http, url: &wanted.management_url, login: &wanted.login, virtual_host: DEFAULT_VIRTUAL_HOST }
 }
 
 async fn observe(management: &Management<'_>, wanted: &Wanted) -> Result<Seen, Failure> {

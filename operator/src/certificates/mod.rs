@@ -16,7 +16,7 @@ use crate::crd::{IssuerReference, StockPipeline};
 use crate::error::Error;
 use crate::names::{self, Part};
 use crate::ownership;
-use crate::plan::{MEMBERS_MAX, NODES_MAX};
+use crate::plan::{MEMBERS_MAX, NODES_MAX, run_by_us};
 use decision::{Authority as Act, Server as Found};
 use x509::Pair;
 
@@ -119,10 +119,7 @@ pub fn names_of(pipeline: &str, namespace: &str, part: Part) -> Vec<String> {
 /// The parts that show a certificate: those that somebody else runs have their own.
 pub fn parts(pipeline: &StockPipeline) -> Vec<Part> {
     let spec = &pipeline.spec;
-    [(Part::Broker, spec.broker.external.is_none()), (Part::Database, spec.database.external.is_none())]
-        .into_iter()
-        .filter_map(|(part, ours)| (spec.tls.enabled && ours).then_some(part))
-        .collect()
+    run_by_us(&spec.broker, &spec.database).filter(|_| spec.tls.enabled).collect()
 }
 
 /// What the pipeline's servers show, some of it made anew; none without TLS.

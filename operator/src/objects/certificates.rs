@@ -15,7 +15,7 @@ use crate::cert_manager::{Certificate, CertificateSpec, OutputFormat, PrivateKey
 use crate::certificates::{self, Tls, decision, key, x509::Pair};
 use crate::crd::IssuerReference;
 use crate::names::{self, Part};
-use crate::plan::Plan;
+use crate::plan::{Plan, run_by_us};
 
 /// Folder of the certificates in a pod.
 pub(super) const FOLDER: &str = "/run/tls";
@@ -102,16 +102,11 @@ pub(super) fn of_server(plan: &Plan, part: Part) -> Option<(Volume, VolumeMount)
 /// What a program's pod mounts that uses `parts`: whom it trusts there. Nothing without TLS, and of parts that somebody else runs.
 pub(super) fn of_client(plan: &Plan, parts: &[Part]) -> Option<(Volume, VolumeMount)> {
     plan.tls.as_ref()?;
-    let ours = |part: &Part| match part {
-        Part::Broker => plan.broker.external.is_none(),
-        _ => plan.database.external.is_none(),
-    };
-    let sources: Vec<VolumeProjection> = parts
-        .iter()
-        .filter(|part| ours(part))
+    let sources: Vec<VolumeProjection> = run_by_us(&plan.broker, &plan.database)
+        .filter(|part| parts.contains(part))
         .map(|part| VolumeProjection {
             secret: Some(SecretProjection {
-                name: names::certificate(&plan.name, *part),
+                name: names::certificate(&plan.name, part),
                 items: Some(vec![item(key::TRUSTED, format!("{}/{}", part.name(), key::TRUSTED))]),
                 optional: None,
             }),

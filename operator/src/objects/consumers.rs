@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Container;
 use wire::env;
 
-use super::{Objects, Replace, certificates, pod, workload};
+use super::{Objects, Replace, pod, workload};
 use crate::leaving;
 use crate::names::{self, Part};
 use crate::plan::{Company, Plan};
@@ -21,20 +21,17 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         if replicas > 1 {
             objects.pod_disruption_budgets.push(super::disruption_budget(metadata(), &selector, true));
         }
-        let tls = certificates::of_client(plan, &[Part::Broker, Part::Database]);
+        let (container, volumes) = workload::trusting(plan, &[Part::Broker, Part::Database], container(plan, company));
         let template = pod::template(pod::Pod {
             selector: &selector,
             annotations: workload::annotations(plan, company, &[Part::Broker, Part::Database]),
             user: workload::USER,
             grace: 15,
-            container: Container {
-                volume_mounts: tls.as_ref().map(|(_, mount)| vec![mount.clone()]),
-                ..container(plan, company)
-            },
+            container,
             image: &plan.images.workloads,
             pull_policy: plan.images.pull_policy.as_deref(),
             resources: pod::resources("20m", "24Mi", "96Mi"),
-            volumes: tls.iter().map(|(volume, _)| volume.clone()).collect(),
+            volumes,
             template: &plan.consumer,
         });
         // With a single consumer too: the new pod is up and stands by until the old one gives the lease back, which it does on SIGTERM, so

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 use wire::env;
 
-use super::{Objects, Replace, certificates, pod, workload};
+use super::{Objects, Replace, pod, workload};
 use crate::names::{self, Part};
 use crate::plan::Plan;
 
@@ -42,7 +42,6 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     });
     objects.pod_disruption_budgets.push(super::disruption_budget(metadata(), &selector, true));
 
-    let tls = certificates::of_client(plan, &[Part::Database]);
     let container = Container {
         name: "liveview".into(),
         command: Some(vec!["/stock-liveview".into()]),
@@ -55,7 +54,6 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
             pod::env(env::LOG_FORMAT, "json"),
         ]),
         ports: Some(vec![pod::port("http", env::default::PORT)]),
-        volume_mounts: tls.as_ref().map(|(_, mount)| vec![mount.clone()]),
         liveness_probe: Some(pod::http_probe("/healthz", "http", 10, 3)),
         readiness_probe: Some(pod::http_probe("/readyz", "http", 2, 2)),
         // Time for NGINX to learn that this pod is leaving (its resolver looks every 2 s).
@@ -65,6 +63,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         }),
         ..Container::default()
     };
+    let (container, volumes) = workload::trusting(plan, &[Part::Database], container);
     let template = pod::template(pod::Pod {
         selector: &selector,
         annotations: workload::read_at_start(plan, &[Part::Database]),
@@ -74,7 +73,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         image: &plan.images.workloads,
         pull_policy: plan.images.pull_policy.as_deref(),
         resources: pod::resources("20m", "24Mi", "128Mi"),
-        volumes: tls.map(|(volume, _)| volume).into_iter().collect(),
+        volumes,
         template: &plan.liveview.template,
     });
     objects.deployments.push(super::deployment(

@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Container;
 use wire::env;
 
-use super::{Objects, Replace, certificates, pod, workload};
+use super::{Objects, Replace, pod, workload};
 use crate::names::{self, Part};
 use crate::plan::{Company, Plan};
 
@@ -15,20 +15,17 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     }
     for company in &plan.companies {
         let selector = names::company_selector(&plan.name, Part::Publisher, &company.slug);
-        let tls = certificates::of_client(plan, &[Part::Broker]);
+        let (container, volumes) = workload::trusting(plan, &[Part::Broker], container(plan, company));
         let template = pod::template(pod::Pod {
             selector: &selector,
             annotations: workload::annotations(plan, company, &[Part::Broker]),
             user: workload::USER,
             grace: 15,
-            container: Container {
-                volume_mounts: tls.as_ref().map(|(_, mount)| vec![mount.clone()]),
-                ..container(plan, company)
-            },
+            container,
             image: &plan.images.workloads,
             pull_policy: plan.images.pull_policy.as_deref(),
             resources: pod::resources("20m", "16Mi", "64Mi"),
-            volumes: tls.iter().map(|(volume, _)| volume.clone()).collect(),
+            volumes,
             template: &plan.publisher,
         });
         let name = names::company(&plan.name, Part::Publisher, &company.slug);

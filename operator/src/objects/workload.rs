@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvVar};
+use k8s_openapi::api::core::v1::{Container, EnvVar, Volume};
 use wire::env;
 
-use super::pod;
+use super::{certificates, pod};
 use crate::names::{self, Part};
 use crate::plan::{Company, Plan};
 
@@ -38,6 +38,14 @@ pub(super) fn read_at_start(plan: &Plan, parts: &[Part]) -> BTreeMap<String, Str
         plan.tls.as_ref().filter(|_| parts.contains(&Part::Database)).and_then(|tls| tls.authority_of(Part::Database));
     annotations.extend(trusted.map(|trusted| (names::TRUSTED.to_owned(), trusted)));
     annotations
+}
+
+/// Gives a container whom it trusts in `parts`, and returns the volumes for that; none without TLS.
+pub(super) fn trusting(plan: &Plan, parts: &[Part], container: Container) -> (Container, Vec<Volume>) {
+    match certificates::of_client(plan, parts) {
+        None => (container, Vec::new()),
+        Some((volume, mount)) => (Container { volume_mounts: Some(vec![mount]), ..container }, vec![volume]),
+    }
 }
 
 /// The container of a program without a page: publisher or consumer.
