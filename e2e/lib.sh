@@ -28,16 +28,19 @@ operator_up() {
     step "operator installed" install_operator
 }
 
-# image_digest operator|workloads: changes with the image's content, for its tag does not.
+# image_digest ARCHIVE: changes with the image's content, for its tag does not.
 image_digest() { { tar -xOf "$LOCAL/images/$1.tar" index.json || tar -xOf "$LOCAL/images/$1.tar" manifest.json; } 2>/dev/null | sha256sum | cut -c1-16; }
 
-install_operator() {
-    local values=(--set images.operator=localhost/stockpipeline-operator:dev --set images.workloads=localhost/stockpipeline-workloads:dev)
+install_operator() { install_release "$REPOSITORY" dev operator; }
+
+# install_release TREE TAG ARCHIVE: the tree's chart, with the operator's image of that tag, which is in .local/images/ARCHIVE.tar.
+install_release() {
+    local values=(--set "images.operator=localhost/stockpipeline-operator:$2" --set images.workloads=localhost/stockpipeline-workloads:dev)
     on_kind || values+=(--values "$REPOSITORY/e2e/cluster/values.yaml")
     restricted_namespace "$OPERATOR_NAMESPACE"
     # An operator of the same tag and other content must replace the one that runs.
-    helm upgrade --install stockpipeline "$REPOSITORY/charts/stockpipeline" --namespace "$OPERATOR_NAMESPACE" "${values[@]}" \
-        --set-string "podAnnotations.stockpipeline\.io/image=$(image_digest operator)" >"$LOCAL/log/helm-install.log" 2>&1 || {
+    helm upgrade --install stockpipeline "$1/charts/stockpipeline" --namespace "$OPERATOR_NAMESPACE" --reset-values "${values[@]}" \
+        --set-string "podAnnotations.stockpipeline\.io/image=$(image_digest "$3")" >"$LOCAL/log/helm-install.log" 2>&1 || {
         cat "$LOCAL/log/helm-install.log" >&2
         return 1
     }

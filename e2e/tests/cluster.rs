@@ -7,6 +7,7 @@ mod delete;
 mod drift;
 mod exactly_once;
 mod fail_over;
+mod full_disk;
 mod install;
 mod members;
 mod node_drain;

@@ -21,7 +21,7 @@ const PASSES: &str = "stockpipeline_operator_reconciliations_total";
 #[ignore = "needs the previous release: make upgrade"]
 async fn an_upgrade_and_a_downgrade_of_the_operator_alone_replace_no_pod_and_lose_no_event() -> Result<()> {
     with_namespace("upgrade", async |space| {
-        install("STOCK_PREVIOUS").await?;
+        install("previous").await?;
         let mut pipeline = fixtures::light(PIPELINE, &COMPANIES);
         pipeline["spec"]["broker"]["replicas"] = 3.into();
         pipeline["spec"]["database"]["replicas"] = 3.into();
@@ -29,7 +29,7 @@ async fn an_upgrade_and_a_downgrade_of_the_operator_alone_replace_no_pod_and_los
         space.apply_until_ready(&pipeline).await?;
         let mut seen = prices_of(space, PIPELINE, &COMPANIES, Duration::from_secs(60)).await?;
         let before = pods(space).await?;
-        for release in ["STOCK_THIS", "STOCK_PREVIOUS", "STOCK_THIS"] {
+        for release in ["this", "previous", "this"] {
             install(release).await?;
             wait_until("the new operator has looked at everything twice", Duration::from_secs(120), async || {
                 let passes = Metrics::read().await?.sum(PASSES, "\"ok\"");
@@ -61,11 +61,10 @@ async fn pods(space: &Space) -> Result<BTreeMap<String, (Option<String>, i32)>> 
     Ok(pods.iter().map(|pod| (pod.name_any(), (pod.uid(), restarts(pod)))).collect())
 }
 
-/// Installs a release over the one that is there, with the command of its tree.
+/// Installs a release over the one that is there.
 async fn install(release: &str) -> Result<()> {
-    let command = std::env::var(release).with_context(|| format!("{release} is not set: run `make upgrade`"))?;
-    let status =
-        Command::new("bash").args(["-c", &command]).status().await.with_context(|| format!("run {command}"))?;
-    ensure!(status.success(), "{command} failed");
+    let script = std::env::var("STOCK_INSTALL").context("STOCK_INSTALL is not set: run `make upgrade`")?;
+    let status = Command::new(&script).args(["install", release]).status().await.with_context(|| script.clone())?;
+    ensure!(status.success(), "{script} install {release} failed");
     Ok(())
 }

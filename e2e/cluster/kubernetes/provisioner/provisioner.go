@@ -3,17 +3,23 @@
 // It runs on the host, which sees the directories of all nodes, so it needs no helper pod. It makes volumes of the type
 // "local", not "hostPath": the kubelet then mounts them and applies fsGroup as it does for a disk. A directory belongs to
 // root and is closed to others, as a new disk is, so a pod that forgets its fsGroup fails here as it would in production.
+//
+// A directory has no size of its own. A class with the parameter "medium: memory" gives each claim a file system in memory that
+// is as large as the claim says, so that a disk can be full.
 package provisioner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -27,6 +33,8 @@ import (
 const (
 	provisionerName = "stockpipeline.io/node-directory"
 	hostnameLabel   = "kubernetes.io/hostname"
+	// On a volume: "memory", or a directory.
+	mediumAnnotation = "stockpipeline.io/medium"
 )
 
 func NewCommand() *cobra.Command {
@@ -97,15 +105,24 @@ func (d directories) Provision(_ context.Context, options controller.ProvisionOp
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, controller.ProvisioningFinished, err
 	}
+	size := options.PVC.Spec.Resources.Requests[core.ResourceStorage]
+	annotations := map[string]string{}
+	if options.StorageClass.Parameters["medium"] == "memory" {
+		annotations[mediumAnnotation] = "memory"
+		// After a failed try it may be there already.
+		if err := resize(path, size); err != nil {
+			if err := syscall.Mount("tmpfs", path, "tmpfs", 0, sizeOf(size)+",mode=0755"); err != nil {
+				return nil, controller.ProvisioningFinished, fmt.Errorf("mount a file system in memory at %s: %w", path, err)
+			}
+		}
+	}
 	return &core.PersistentVolume{
-		ObjectMeta: meta.ObjectMeta{Name: options.PVName},
+		ObjectMeta: meta.ObjectMeta{Name: options.PVName, Annotations: annotations},
 		Spec: core.PersistentVolumeSpec{
 			PersistentVolumeReclaimPolicy: *options.StorageClass.ReclaimPolicy,
 			AccessModes:                   options.PVC.Spec.AccessModes,
-			Capacity: core.ResourceList{
-				core.ResourceStorage: options.PVC.Spec.Resources.Requests[core.ResourceStorage],
-			},
-			PersistentVolumeSource: core.PersistentVolumeSource{Local: &core.LocalVolumeSource{Path: path}},
+			Capacity:                      core.ResourceList{core.ResourceStorage: size},
+			PersistentVolumeSource:        core.PersistentVolumeSource{Local: &core.LocalVolumeSource{Path: path}},
 			NodeAffinity: &core.VolumeNodeAffinity{Required: &core.NodeSelector{
 				NodeSelectorTerms: []core.NodeSelectorTerm{{
 					MatchExpressions: []core.NodeSelectorRequirement{{
@@ -126,11 +143,23 @@ func (d directories) Delete(_ context.Context, volume *core.PersistentVolume) er
 	if filepath.Dir(filepath.Dir(filepath.Clean(path))) != filepath.Clean(d.root) {
 		return fmt.Errorf("volume %s lies outside %s: %s", volume.Name, d.root, path)
 	}
+	if volume.Annotations[mediumAnnotation] == "memory" {
+		if err := syscall.Unmount(path, 0); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOENT) {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+	}
 	return os.RemoveAll(path)
 }
 
-// grow does what a CSI driver's resizer does. A directory has no size, so only the objects change; still a claim that grows
-// passes through the same states as on a cloud's disk, and the operator's handling of it can be tested.
+func sizeOf(size resource.Quantity) string { return fmt.Sprintf("size=%d", size.Value()) }
+
+// resize gives a file system in memory another size, whoever uses it.
+func resize(path string, size resource.Quantity) error {
+	return syscall.Mount("tmpfs", path, "tmpfs", syscall.MS_REMOUNT, sizeOf(size))
+}
+
+// grow does what a CSI driver's resizer does. A claim that grows passes through the same states as on a cloud's disk; of a mere
+// directory only the objects change.
 func grow(ctx context.Context, client kubernetes.Interface, claim *core.PersistentVolumeClaim) {
 	wanted := claim.Spec.Resources.Requests[core.ResourceStorage]
 	if claim.Status.Phase != core.ClaimBound || wanted.Cmp(claim.Status.Capacity[core.ResourceStorage]) <= 0 ||
@@ -143,6 +172,11 @@ func grow(ctx context.Context, client kubernetes.Interface, claim *core.Persiste
 			return err
 		}
 		if wanted.Cmp(volume.Spec.Capacity[core.ResourceStorage]) > 0 {
+			if volume.Annotations[mediumAnnotation] == "memory" {
+				if err := resize(volume.Spec.Local.Path, wanted); err != nil {
+					return err
+				}
+			}
 			volume.Spec.Capacity[core.ResourceStorage] = wanted
 			if _, err := client.CoreV1().PersistentVolumes().Update(ctx, volume, meta.UpdateOptions{}); err != nil {
 				return err
