@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -109,9 +109,11 @@ async fn an_authority_is_made_once_and_a_deleted_secret_is_a_renewed_certificate
     let authority = world.secret("demo-ca").await;
     let certificate = text(&authority, key::CERTIFICATE);
     let mut servers = BTreeMap::new();
-    for (name, host) in
-        [("demo-broker-tls", "demo-broker-0.demo-broker-nodes"), ("demo-database-tls", "demo-database-2.demo-database")]
-    {
+    for (name, host) in [
+        ("demo-broker-tls", "demo-broker-0.demo-broker-nodes"),
+        ("demo-database-tls", "demo-database-2.demo-database"),
+        ("demo-edge-tls", "demo-edge"),
+    ] {
         let secret = world.secret(name).await;
         let own = text(&secret, key::CERTIFICATE);
         assert!(x509::has_names(&own, &[format!("{host}.{}.svc", world.namespace)]), "{name}");
@@ -120,6 +122,9 @@ async fn an_authority_is_made_once_and_a_deleted_secret_is_a_renewed_certificate
         assert_eq!(text(&secret, key::COMBINED), text(&secret, key::KEY) + &own, "{name}");
         servers.insert(name, secret);
     }
+    let published: Api<ConfigMap> = world.api();
+    let published = published.get("demo-ca").await.unwrap().data.unwrap();
+    assert_eq!(published, BTreeMap::from([(key::TRUSTED.to_owned(), certificate.clone())]), "without the key");
     let url = text(&world.secret("demo-broker-credentials").await, "url");
     assert!(url.starts_with("amqps://") && url.ends_with(":5671/%2f?cacertfile=/run/tls/broker/ca.crt"), "{url:.8}");
 
