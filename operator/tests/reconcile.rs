@@ -453,11 +453,7 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
             json!({"companies": one, "edge": {"mode": "Gateway"}}),
             "edge.mode Gateway needs edge.gateway.parentRef",
         ),
-        (
-            "nobodys",
-            json!({"companies": one, "edge": {"tls": {}}}),
-            "edge.tls needs edge.tls.secretName",
-        ),
+        ("nobodys", json!({"companies": one, "edge": {"tls": {}}}), "edge.tls needs edge.tls.secretName"),
         (
             "both",
             json!({"companies": one, "tls": {"enabled": true}, "edge": {"tls": {"secretName": "x", "hostnames": ["a.example"]}}}),
