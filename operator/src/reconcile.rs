@@ -313,7 +313,7 @@ async fn plan(
     plan.trusted = plan.tls.as_ref().and_then(Tls::trusted).map(|bundle| context.trust.of(&bundle)).transpose()?;
     context.keeps_its_data(&plan)?;
     let settled = pipeline.status.as_ref().is_some_and(status::is_ready);
-    plan.external = context.secrets.read(&context.client, &plan.namespace, &pipeline.spec, settled).await;
+    plan.external = context.secrets.read(client, &context.trust, &plan.namespace, &pipeline.spec, settled).await;
     Ok(plan)
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lapin::protocol::AMQPErrorKind::{Hard, Soft};
 use lapin::protocol::{AMQPHardError, AMQPSoftError};
+use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 use tokio::time::timeout;
@@ -15,7 +16,9 @@ use wire::queue::QueueType;
 use super::decision::{self, CONSUMER_TIMEOUT_MILLIS, Seen};
 use super::management::{Failure, Login, Management, Policy};
 use super::{QueueReport, Removed, amqp, queue_reports};
+use crate::crd::ExternalBroker;
 use crate::external::BrokerAddress;
+use crate::trust::Trusted;
 use crate::web::Web;
 
 /// Longest try of one address.
@@ -71,10 +74,12 @@ pub struct Report {
 /// three seconds for each of the addresses and each round of requests, and of deletions without a management interface for each queue.
 pub async fn converge(http: &Web, wanted: &Wanted<'_>) -> Report {
     let source = &wanted.address.source;
-    let connection = match login(&wanted.address.addresses).await {
+    let trusted = wanted.address.trusted.as_ref();
+    let connection = match login(&wanted.address.addresses, trusted).await {
         Ok(connection) => connection,
-        Err(refusal) => return waits(refusal.sentence(&source.secret, &source.key)),
+        Err(refusal) => return waits(refusal.sentence(source)),
     };
+    let http = trusted.map_or(http, |trusted| &trusted.web);
     if wanted.address.management.is_none() {
         let report = by_amqp(&connection, wanted).await;
         leave(connection).await;
@@ -299,7 +304,8 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn sentence(&self, secret: &str, key: &str) -> String {
+    fn sentence(&self, source: &ExternalBroker) -> String {
+        let ExternalBroker { secret, key, ca_key, .. } = source;
         let of = format!("the broker of key {key} of secret {secret}");
         match self {
             Self::Login => format!("{of} refuses the login: correct user and password in that key"),
@@ -308,19 +314,25 @@ impl Refusal {
                     "{of} has no such virtual host for that user: create it, give the user its rights on it, or correct the key"
                 )
             }
-            Self::Certificate => format!(
-                "{of} shows a certificate that no public authority issued for that host: correct the host, or give it such a certificate"
-            ),
+            Self::Certificate => match ca_key {
+                None => format!(
+                    "{of} shows a certificate that no public authority issued for that host: correct the host, give it such a certificate, or \
+                     name its authority in broker.external.caKey"
+                ),
+                Some(ca_key) => format!(
+                    "{of} shows a certificate that none of the authorities of key {ca_key} issued for that host: correct the host, or that key"
+                ),
+            },
             Self::Unreachable(why) => format!("{of} does not answer ({why}): is it up, and may the cluster reach it"),
         }
     }
 }
 
 /// Tries the addresses in turn, as the programs do, and tells of the first what it said.
-async fn login(addresses: &[AMQPUri]) -> Result<Connection, Refusal> {
+async fn login(addresses: &[AMQPUri], trusted: Option<&Trusted>) -> Result<Connection, Refusal> {
     let mut first = None;
     for uri in addresses {
-        match timeout(LOGIN, log_in(uri.clone())).await {
+        match timeout(LOGIN, log_in(uri.clone(), trusted)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => first = first.or(Some(refusal(&error))),
             Err(_) => first = first.or(Some(Refusal::Unreachable(format!("no answer within {} s", LOGIN.as_secs())))),
@@ -329,10 +341,12 @@ async fn login(addresses: &[AMQPUri]) -> Result<Connection, Refusal> {
     Err(first.unwrap_or(Refusal::Unreachable("no address".into())))
 }
 
-async fn log_in(mut uri: AMQPUri) -> Result<Connection, lapin::Error> {
+async fn log_in(mut uri: AMQPUri, trusted: Option<&Trusted>) -> Result<Connection, lapin::Error> {
     uri.query.frame_max = Some(FRAME_MAX);
     let properties = ConnectionProperties::default().with_connection_name("stockpipeline-operator".into());
-    Connection::connect_uri(uri, properties).await
+    let Some(trusted) = trusted else { return Connection::connect_uri(uri, properties).await };
+    let config = OwnedTLSConfig { identity: None, cert_chain: Some(std::fs::read_to_string(&trusted.file)?) };
+    Connection::connect_uri_with_config(uri, properties, config, lapin::runtime::default_runtime()?).await
 }
 
 /// Whether it closes well is nobody's concern.

@@ -122,15 +122,23 @@ pub(super) fn of_server(plan: &Plan, part: Part) -> Option<(Volume, VolumeMount)
     Some((volume, pod::mount(VOLUME, FOLDER, true)))
 }
 
-/// What a program's pod mounts that uses `parts`: whom it trusts there. Nothing without TLS, and of parts that somebody else runs.
+/// What a program's pod mounts that uses `parts`: whom it trusts there. Nothing without TLS, and of parts that somebody else runs and who has
+/// named no authority.
 pub(super) fn of_client(plan: &Plan, parts: &[Part]) -> Option<(Volume, VolumeMount)> {
-    plan.tls.as_ref()?;
-    let sources: Vec<VolumeProjection> = run_by_us(&plan.broker, &plan.database)
-        .filter(|part| parts.contains(part))
-        .map(|part| VolumeProjection {
+    let own = run_by_us(&plan.broker, &plan.database).filter(|_| plan.tls.is_some());
+    let own = own.map(|part| (part, names::certificate(&plan.name, part), key::TRUSTED));
+    let broker =
+        plan.broker.external.iter().filter_map(|broker| Some((Part::Broker, &broker.secret, broker.ca_key.as_ref()?)));
+    let database = plan.database.external.iter();
+    let database = database.filter_map(|database| Some((Part::Database, &database.secret, database.ca_key.as_ref()?)));
+    let others = broker.chain(database).map(|(part, secret, key)| (part, secret.clone(), key.as_str()));
+    let sources: Vec<VolumeProjection> = own
+        .chain(others)
+        .filter(|(part, ..)| parts.contains(part))
+        .map(|(part, secret, key)| VolumeProjection {
             secret: Some(SecretProjection {
-                name: names::certificate(&plan.name, part),
-                items: Some(vec![item(key::TRUSTED, format!("{}/{}", part.name(), key::TRUSTED))]),
+                name: secret,
+                items: Some(vec![item(key, format!("{}/{}", part.name(), key::TRUSTED))]),
                 optional: None,
             }),
             ..VolumeProjection::default()
