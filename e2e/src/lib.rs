@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a namespace of their own, waiting, and looking at a pipeline as its user does.
 //! Rule: KUBECONFIG alone says which cluster it is, and nothing here knows how that cluster was made.
 
+pub mod broker;
 pub mod browsers;
 pub mod children;
 pub mod drain;

@@ -20,7 +20,9 @@ const NO_IMAGE: &str = "localhost/stockpipeline-none:1";
 #[tokio::test]
 async fn a_deleted_pipeline_takes_all_its_children_and_volumes_with_it() -> Result<()> {
     with_namespace("delete", async |space| {
-        space.apply_until_ready(&fixtures::light(PIPELINE, &["MSFT"])).await?;
+        let mut pipeline = fixtures::light(PIPELINE, &["MSFT"]);
+        pipeline["spec"]["tls"]["enabled"] = true.into();
+        space.apply_until_ready(&pipeline).await?;
         space.api::<StockPipeline>().delete(PIPELINE, &DeleteParams::default()).await?;
         nothing_is_left(space).await?;
         wait_until("its volumes are gone", Duration::from_secs(60), async || {

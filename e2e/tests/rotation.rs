@@ -1,4 +1,4 @@
-//! New users and passwords for broker and database while everything flows, twice in a row.
+//! New users and passwords for broker and database while everything flows, over TLS, twice in a row.
 //! Rule: the programs' own figures say what failed, from the first of their pods to the last; the servers say which users they have.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use e2e::broker::managed;
 use e2e::forward::Forward;
 use e2e::page::prices_of;
 use e2e::space::is_ready;
 use e2e::verify::nothing_is_lost;
 use e2e::{Space, fixtures, wait_until, with_namespace};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use operator::crd::StockPipeline;
@@ -43,6 +44,8 @@ async fn credentials_are_rotated_under_load_and_nothing_fails() -> Result<()> {
         let mut pipeline = fixtures::light(PIPELINE, &COMPANIES);
         pipeline["spec"]["consumer"] = json!({"batchSize": 20, "flushAfter": "2s"});
         pipeline["spec"]["liveview"]["replicas"] = 2.into();
+        // The longer way: each address names an authority too.
+        pipeline["spec"]["tls"]["enabled"] = true.into();
         space.apply_until_ready(&pipeline).await?;
         prices_of(space, PIPELINE, &COMPANIES, Duration::from_secs(60)).await?;
         let servers = servers(space).await?;
@@ -98,18 +101,13 @@ async fn servers(space: &Space) -> Result<BTreeMap<String, String>> {
 
 /// As the management interface lists them to the administrator of the Secret.
 async fn broker_users(space: &Space) -> Result<Vec<String>> {
-    let secret = space.api::<Secret>().get(&format!("{PIPELINE}-broker-credentials")).await?;
-    let value = |key: &str| -> Result<String> {
-        let value = secret.data.as_ref().and_then(|data| data.get(key)).with_context(|| format!("no key {key}"))?;
-        Ok(String::from_utf8(value.0.clone())?)
-    };
-    let forward = Forward::open(&space.namespace, &format!("service/{PIPELINE}-broker"), 15672).await?;
-    let request = reqwest::Client::new().get(format!("{}/api/users?columns=name", forward.url()));
-    let listed = request.basic_auth(value("username")?, Some(value("password")?)).send().await?.error_for_status()?;
-    let listed: Vec<BTreeMap<String, String>> = serde_json::from_str(&listed.text().await?)?;
-    let mut names: Vec<String> = listed.into_iter().flat_map(BTreeMap::into_values).collect();
-    names.sort();
-    Ok(names)
+    managed(space, PIPELINE, async |management| {
+        let listed = management.users().await.map_err(|failure| anyhow!("{failure:?}"))?;
+        let mut names: Vec<String> = listed.into_iter().map(|user| user.name).collect();
+        names.sort();
+        Ok(names)
+    })
+    .await
 }
 
 /// What the programs count as failed, of every pod as long as it serves.

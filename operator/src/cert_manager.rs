@@ -29,6 +29,9 @@ pub struct CertificateSpec {
     pub issuer_ref: Option<IssuerReference>,
     /// The names of the server.
     pub dns_names: Vec<String>,
+    /// Its addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ip_addresses: Vec<String>,
     /// What it is for.
     pub usages: Vec<String>,
     /// Its key.

@@ -13,8 +13,12 @@ use lapin::uri::AMQPUri;
 use tokio::sync::Semaphore;
 
 use crate::broker::Login;
+use crate::certificates::x509;
 use crate::crd::{ExternalBroker, ExternalDatabase, StockPipelineSpec};
-use crate::objects::fingerprint;
+use crate::database::encode;
+use crate::names::Part;
+use crate::objects::{fingerprint, trusted_file};
+use crate::trust::{Trust, Trusted};
 
 /// A Secret is read anew after this long while all is well: two of them cost the API server 0.07 requests a second.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -23,7 +27,7 @@ const IN_DOUBT: Duration = Duration::from_secs(5);
 /// A Secret that nobody asked for in this long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 /// Longest value that is kept, in bytes: a Secret may hold up to a megabyte of other things.
-const VALUE_MAX: usize = 8192;
+const VALUE_MAX: usize = 32_768;
 
 /// What was read for the external parts of a pipeline; a part that is not external is `None`, an `Err` is what its condition says.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +47,8 @@ pub struct BrokerAddress {
     pub addresses: Vec<AMQPUri>,
     /// Of the management interface: URL without a login, and the login; absent when the Secret has none; an `Err` says what is wrong with it.
     pub management: Option<Result<(String, Login), String>>,
+    /// Who vouches for it; the public authorities unless somebody is named.
+    pub trusted: Option<Trusted>,
     /// Changes with the address of the programs and gives nothing of it away.
     pub fingerprint: String,
 }
@@ -52,7 +58,7 @@ pub struct BrokerAddress {
 pub struct DatabaseAddress {
     /// Where that was read.
     pub source: ExternalDatabase,
-    /// The connection string.
+    /// The connection string, with the operator's own file of authorities in place of the programs'.
     pub url: String,
     /// Changes with it and gives nothing of it away.
     pub fingerprint: String,
@@ -90,15 +96,22 @@ pub static ASKED: Semaphore = Semaphore::const_new(16);
 
 impl Secrets {
     /// Reads what the external parts of `spec` need; `settled`: nothing is amiss, and what was read lately will do.
-    pub async fn read(&self, client: &Client, namespace: &str, spec: &StockPipelineSpec, settled: bool) -> External {
+    pub async fn read(
+        &self,
+        client: &Client,
+        trust: &Trust,
+        namespace: &str,
+        spec: &StockPipelineSpec,
+        settled: bool,
+    ) -> External {
         let mut external = External::default();
         if let Some(source) = &spec.broker.external {
             let found = self.look(client, namespace, &source.secret, settled).await;
-            external.broker = Some(found.and_then(|content| broker(source, &content)));
+            external.broker = Some(found.and_then(|content| broker(source, &content, trust)));
         }
         if let Some(source) = &spec.database.external {
             let found = self.look(client, namespace, &source.secret, settled).await;
-            external.database = Some(found.and_then(|content| database(source, &content)));
+            external.database = Some(found.and_then(|content| database(source, &content, trust)));
         }
         external
     }
@@ -152,8 +165,36 @@ fn fingerprint_of(content: &Content, text: &str) -> String {
     fingerprint(&format!("{}\n{text}", content.uid))
 }
 
-fn broker(source: &ExternalBroker, content: &Content) -> Result<BrokerAddress, String> {
-    let ExternalBroker { secret, key, management_key } = source;
+/// Those who vouch for a part, of the key that `field` names; `file` is the address's parameter by which programs find them.
+fn authorities(
+    content: &Content,
+    (secret, key): (&str, &str),
+    (field, file): (&str, &str),
+    (part, address): (Part, &str),
+    trust: &Trust,
+) -> Result<Trusted, String> {
+    let text = value(content, secret, key, field)?;
+    if x509::each(&text).is_empty() {
+        return Err(format!(
+            "key {key} of secret {secret} holds no certificate in PEM: put those of the authorities there, or take {field} out"
+        ));
+    }
+    let path = trusted_file(part);
+    let decoded = |value: &str| percent_encoding::percent_decode_str(value).collect::<Vec<u8>>();
+    let names_it = |parameter: &str| {
+        parameter.trim().split_once('=').is_some_and(|(name, value)| name == file && decoded(value) == path.as_bytes())
+    };
+    if !address.split(['?', '&', ',']).any(names_it) {
+        return Err(format!(
+            "the address in secret {secret} does not name the file in which programs find the authorities of key {key}: add {file}={path} \
+             to it, or take {field} out"
+        ));
+    }
+    trust.of(&text).map_err(|error| error.to_string())
+}
+
+fn broker(source: &ExternalBroker, content: &Content, trust: &Trust) -> Result<BrokerAddress, String> {
+    let ExternalBroker { secret, key, management_key, ca_key } = source;
     let text = value(content, secret, key, "broker.external.key")?;
     let malformed = || {
         format!(
@@ -174,8 +215,11 @@ fn broker(source: &ExternalBroker, content: &Content) -> Result<BrokerAddress, S
             )
         })
     });
+    let trusted = ca_key.as_ref().map(|ca_key| {
+        authorities(content, (secret, ca_key), ("broker.external.caKey", "cacertfile"), (Part::Broker, &text), trust)
+    });
     let fingerprint = fingerprint_of(content, &text);
-    Ok(BrokerAddress { source: source.clone(), addresses, management, fingerprint })
+    Ok(BrokerAddress { source: source.clone(), addresses, management, trusted: trusted.transpose()?, fingerprint })
 }
 
 fn address(text: &str) -> Option<AMQPUri> {
@@ -210,13 +254,22 @@ fn decode(text: &str) -> Option<String> {
 }
 
 /// The driver judges the rest of the string: it may have to ask the DNS for it.
-fn database(source: &ExternalDatabase, content: &Content) -> Result<DatabaseAddress, String> {
-    let ExternalDatabase { secret, key } = source;
-    let url = value(content, secret, key, "database.external.key")?;
+fn database(source: &ExternalDatabase, content: &Content, trust: &Trust) -> Result<DatabaseAddress, String> {
+    let ExternalDatabase { secret, key, ca_key } = source;
+    let mut url = value(content, secret, key, "database.external.key")?;
     if !url.starts_with("mongodb://") && !url.starts_with("mongodb+srv://") {
         return Err(malformed_database(source));
     }
-    let fingerprint = fingerprint_of(content, &url);
+    let mut fingerprint = fingerprint_of(content, &url);
+    if let Some(ca_key) = ca_key {
+        let of = ("database.external.caKey", "tlsCAFile");
+        let trusted = authorities(content, (secret, ca_key), of, (Part::Database, &url), trust)?;
+        let file = trusted.file.to_string_lossy();
+        // The programs read it when they start.
+        fingerprint = fingerprint_of(content, &format!("{url}\n{file}"));
+        let path = trusted_file(Part::Database);
+        url = url.replace(&path, &file).replace(&encode(&path), &encode(&file));
+    }
     Ok(DatabaseAddress { source: source.clone(), url, fingerprint })
 }
 
@@ -239,7 +292,12 @@ mod tests {
     }
 
     fn source() -> ExternalBroker {
-        ExternalBroker { secret: "rabbit".into(), key: "url".into(), management_key: "management-url".into() }
+        ExternalBroker {
+            secret: "rabbit".into(),
+            key: "url".into(),
+            management_key: "management-url".into(),
+            ca_key: None,
+        }
     }
 
     #[test]
@@ -251,12 +309,13 @@ mod tests {
             (vec![("url", "amqp://u:hush@host:port")], "key url of secret rabbit is not an address"),
             (vec![("url", "hush")], "key url of secret rabbit is not an address"),
         ] {
-            let sentence = broker(&source(), &content(&values)).unwrap_err();
+            let sentence = broker(&source(), &content(&values), &Trust::default()).unwrap_err();
             assert!(sentence.contains(wrong) && sentence.contains("rabbit"), "{sentence}");
             assert!(!sentence.contains("hush"), "{sentence}");
         }
-        let source = ExternalDatabase { secret: "mongo".into(), key: "url".into() };
-        let sentence = database(&source, &content(&[("url", "postgres://u:hush@host")])).unwrap_err();
+        let source = ExternalDatabase { secret: "mongo".into(), key: "url".into(), ca_key: None };
+        let sentence =
+            database(&source, &content(&[("url", "postgres://u:hush@host")]), &Trust::default()).unwrap_err();
         assert!(sentence.contains("key url of secret mongo is not a connection string"), "{sentence}");
         assert!(!sentence.contains("hush"), "{sentence}");
     }
@@ -265,13 +324,15 @@ mod tests {
     fn the_management_interface_is_entered_with_the_login_of_amqp_unless_its_address_has_one() {
         let of = |management: &str| {
             let values = [("url", "amqp://us%40er:pass%2Fword@host/markets\n"), ("management-url", management)];
-            broker(&source(), &content(&values)).unwrap().management.unwrap()
+            broker(&source(), &content(&values), &Trust::default()).unwrap().management.unwrap()
         };
         let login = |user: &str, password: &str| Login { user: user.into(), password: password.into() };
         assert_eq!(of("http://host:15672/"), Ok(("http://host:15672".into(), login("us@er", "pass/word"))));
         assert_eq!(of("https://a:b%2Fc@host/rabbit/api"), Ok(("https://host/rabbit".into(), login("a", "b/c"))));
         assert!(of("host:15672").unwrap_err().contains("key management-url of secret rabbit"));
-        let address = broker(&source(), &content(&[("url", "amqp://u:p@one/markets,amqps://u:p@two")])).unwrap();
+        let address =
+            broker(&source(), &content(&[("url", "amqp://u:p@one/markets,amqps://u:p@two")]), &Trust::default())
+                .unwrap();
         assert_eq!(address.addresses.iter().map(|uri| uri.vhost.as_str()).collect::<Vec<_>>(), ["markets", "/"]);
         assert!(address.management.is_none());
         assert!(!format!("{address:?}").contains("u:p"));
@@ -279,10 +340,39 @@ mod tests {
 
     #[test]
     fn the_fingerprint_changes_with_the_address_alone_and_cannot_be_guessed_without_the_secret() {
-        let of = |content: &Content| broker(&source(), content).unwrap().fingerprint;
+        let of = |content: &Content| broker(&source(), content, &Trust::default()).unwrap().fingerprint;
         let one = content(&[("url", "amqp://u:p@host"), ("note", "a")]);
         assert_eq!(of(&one), of(&content(&[("url", "amqp://u:p@host\n"), ("management-url", "http://host")])));
         assert_ne!(of(&one), of(&content(&[("url", "amqp://u:q@host")])));
         assert_ne!(of(&one), of(&Content { uid: "0002".into(), ..one.clone() }));
+    }
+
+    #[test]
+    fn authorities_of_the_users_are_certificates_and_the_address_names_their_file() {
+        let source = ExternalBroker { ca_key: Some("ca.crt".into()), ..source() };
+        let authority = include_str!("../tests/certificates/authority.crt");
+        let of = |url: &str, authority: &str| {
+            broker(&source, &content(&[("url", url), ("ca.crt", authority)]), &Trust::default())
+        };
+        let named = "amqps://u:hush@host/markets?heartbeat=5&cacertfile=/run/tls/broker/ca.crt";
+        let found = of(named, authority).unwrap();
+        assert_eq!(std::fs::read_to_string(found.trusted.unwrap().file).unwrap(), authority.trim());
+        assert!(of("amqps://u:hush@host/markets?cacertfile=%2Frun%2Ftls%2Fbroker%2Fca.crt", authority).is_ok());
+        for (url, authority, wrong) in [
+            (named, "hush", "key ca.crt of secret rabbit holds no certificate in PEM"),
+            ("amqps://u:hush@host", authority, "add cacertfile=/run/tls/broker/ca.crt to it"),
+        ] {
+            let sentence = of(url, authority).unwrap_err();
+            assert!(sentence.contains(wrong) && !sentence.contains("hush"), "{sentence}");
+        }
+
+        let source = ExternalDatabase { secret: "mongo".into(), key: "url".into(), ca_key: Some("ca.crt".into()) };
+        let url = "mongodb://u:hush@host/?tls=true&tlsCAFile=/run/tls/database/ca.crt";
+        let of = |authority: &str| {
+            database(&source, &content(&[("url", url), ("ca.crt", authority)]), &Trust::default()).unwrap()
+        };
+        let (one, other) = (of(authority), of(&format!("{authority}{authority}")));
+        assert!(!one.url.contains("/run/tls") && one.url.starts_with("mongodb://u:hush@host/?tls=true&tlsCAFile=/"));
+        assert_ne!(one.fingerprint, other.fingerprint, "its programs read them at their start");
     }
 }

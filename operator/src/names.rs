@@ -132,12 +132,12 @@ pub fn credentials(pipeline: &str, of: Part) -> String {
     format!("{pipeline}-{}-credentials", of.name())
 }
 
-/// The Secret with the certificate of broker or database, and the Certificate by which cert-manager makes it.
+/// The Secret with the certificate of broker, database or edge, and the Certificate by which cert-manager makes it.
 pub fn certificate(pipeline: &str, of: Part) -> String {
     format!("{pipeline}-{}-tls", of.name())
 }
 
-/// The Secret with the pipeline's own authority.
+/// The Secret with the pipeline's own authority, and the ConfigMap that tells clients whom to trust.
 pub fn authority(pipeline: &str) -> String {
     format!("{pipeline}-ca")
 }

@@ -146,8 +146,33 @@ pub async fn systems(
     if writable {
         tell(plan, told, seen).await;
     }
+    if figures && writable && matches!(&plan.external.broker, Some(Ok(address)) if address.management.is_none()) {
+        held_by_ours(plan, seen).await;
+    }
     if let Some(latest) = latest {
         seen.figures = Some(figures_of(plan, seen, &latest));
+    }
+}
+
+/// What the consumers of queues hold, where the broker tells only how many consumers there are: ours say it in their leases, and what others hold
+/// nobody says. Whoever died with events in hand is a consumer of the broker's until it has noticed, and has no lease then.
+async fn held_by_ours(plan: &Plan, seen: &mut Seen) {
+    let asked: Vec<String> = seen
+        .queues
+        .iter()
+        .filter(|(_, queue)| queue.unacknowledged.is_none() && queue.consumers == Some(1))
+        .map(|(symbol, _)| symbol.clone())
+        .collect();
+    let Some((url, ours)) = database_url(plan).filter(|_| !asked.is_empty()) else { return };
+    match windows::held(&url, MONGODB_DB, MONGODB_COLLECTION, &asked).await {
+        Ok(held) => {
+            for (symbol, held) in held {
+                seen.queues.entry(symbol).and_modify(|queue| queue.unacknowledged = held);
+            }
+        }
+        // Nothing that somebody else's database answers is repeated.
+        Err(_) if !ours => tracing::warn!("cannot read what the consumers hold, to be tried again"),
+        Err(error) => tracing::warn!(%error, "cannot read what the consumers hold, to be tried again"),
     }
 }
 
@@ -268,6 +293,15 @@ fn own_url(plan: &Plan) -> String {
     plan.database_url(&trusted.unwrap_or_default())
 }
 
+/// The application user's address of the database, and whether it is of our own making.
+fn database_url(plan: &Plan) -> Option<(String, bool)> {
+    match &plan.external.database {
+        None => Some((own_url(plan), true)),
+        Some(Ok(address)) => Some((address.url.clone(), false)),
+        Some(Err(_)) => None,
+    }
+}
+
 fn figures_of(plan: &Plan, seen: &Seen, latest: &BTreeMap<String, Latest>) -> BTreeMap<String, Figures> {
     let of = |symbol: String| {
         let (queue, window) = (seen.queues.get(&symbol), latest.get(&symbol));
@@ -290,11 +324,7 @@ async fn tell(plan: &Plan, told: &BTreeSet<String>, seen: &mut Seen) {
     if drained.is_empty() && others.is_empty() {
         return;
     }
-    let (url, ours) = match &plan.external.database {
-        None => (own_url(plan), true),
-        Some(Ok(address)) => (address.url.clone(), false),
-        Some(Err(_)) => return,
-    };
+    let Some((url, ours)) = database_url(plan) else { return };
     match drain::tell(&url, MONGODB_DB, MONGODB_COLLECTION, &drained, &others).await {
         Ok(()) => seen.told = Some(drained),
         // Nothing that somebody else's database answers is repeated.

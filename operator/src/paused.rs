@@ -3,6 +3,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+use crate::broker::QueueReport;
 use crate::crd::CompanyStatus;
 use crate::leaving;
 use crate::names::{self, Part};
@@ -38,8 +39,14 @@ pub(crate) fn condition(seen: &Seen, companies: &[CompanyStatus]) -> Condition {
 
 /// What is left of a company, as far as it is known, and what keeps it there.
 fn left_of(company: &CompanyStatus, seen: &Seen) -> String {
+    // AMQP, which tells no type either, is all there is to ask.
+    let is_untold = |queue: &QueueReport| queue.queue_type.is_none() && queue.unacknowledged.is_none();
+    let held_by_others = seen.queues.get(&company.symbol).is_some_and(is_untold);
     let left = match company.left {
         Some(left) => format!("{left} events left"),
+        None if held_by_others => "what its consumers hold is not known: another program's is attached, or ours is of an older image and does not \
+             say: stop the other, or name the broker's management interface in broker.external"
+            .to_owned(),
         None => "not yet certain what is left".to_owned(),
     };
     match others_publish(seen, &company.symbol) {

@@ -95,6 +95,15 @@ impl Company {
     }
 }
 
+/// The Secret with NGINX's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EdgeCertificate {
+    /// The user's.
+    Users(String),
+    /// Of the pipeline's own authority or issuer.
+    Own(String),
+}
+
 /// Everything the objects are built from.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -160,7 +169,7 @@ pub struct Plan {
     pub external: External,
     /// How the operator trusts these.
     pub trusted: Option<Trusted>,
-    /// The certificates of broker and database; none without TLS.
+    /// The certificates of broker, database and edge; none without TLS.
     pub tls: Option<Tls>,
     /// Fingerprints of these addresses as pod templates carry them, by annotation: of those read, else of those that pods run with.
     pub addresses: BTreeMap<&'static str, String>,
@@ -249,6 +258,13 @@ impl Plan {
             trusted: None,
             addresses: BTreeMap::new(),
         })
+    }
+
+    /// Where NGINX's certificate is; none: it serves plain HTTP alone.
+    pub fn edge_certificate(&self) -> Option<EdgeCertificate> {
+        let users = self.edge.tls.as_ref().and_then(|tls| tls.secret_name.clone()).map(EdgeCertificate::Users);
+        let own = self.tls.as_ref().filter(|tls| tls.is_of(Part::Edge));
+        users.or_else(|| own.map(|_| EdgeCertificate::Own(names::certificate(&self.name, Part::Edge))))
     }
 
     /// Secret and key of the address by which programs reach broker or database.

@@ -29,7 +29,7 @@ use crate::names::{self, Part};
 use crate::objects;
 use crate::observe::{self, Said};
 use crate::ownership;
-use crate::plan::{Images, MayLoseOne, Plan, address_annotation};
+use crate::plan::{EdgeCertificate, Images, MayLoseOne, Plan, address_annotation};
 use crate::read::{self, Known};
 use crate::roll;
 use crate::rotate::{Tools, rotate};
@@ -205,10 +205,10 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
     let pipeline = as_written(pipeline, &memory);
     let now = Timestamp::now();
     let mut seen = context.look_around(&pipeline);
-    match plan(&pipeline, &mut memory, context, now).await {
+    let way = edge::Way::new(&pipeline.spec.edge, &seen.edge);
+    match plan(&pipeline, way, &mut memory, context, now).await {
         Ok(mut plan) => {
             let mut memory = memory.fresh(&plan, now);
-            plan.edge_way = edge::Way::new(&plan.edge, &seen.edge);
             context.remember(&pipeline, |known| *known = memory.clone());
             context.complete(&mut plan, &memory, &seen);
             plan.leaving =
@@ -287,7 +287,13 @@ async fn unreadable(object: &Guarded, error: Error, context: &Context) -> Result
     Err(error)
 }
 
-async fn plan(pipeline: &StockPipeline, memory: &mut Memory, context: &Context, now: Timestamp) -> Result<Plan, Error> {
+async fn plan(
+    pipeline: &StockPipeline,
+    way: edge::Way,
+    memory: &mut Memory,
+    context: &Context,
+    now: Timestamp,
+) -> Result<Plan, Error> {
     let Context { client, stores, .. } = context;
     let (credentials, restored) = read::credentials(client, &stores.secrets, pipeline, &mut memory.known).await?;
     for secret in restored {
@@ -300,13 +306,14 @@ async fn plan(pipeline: &StockPipeline, memory: &mut Memory, context: &Context, 
         context.tell(pipeline, "SecretRestored", note).await;
     }
     let mut plan = Plan::new(pipeline, &context.images, credentials)?;
+    plan.edge_way = way;
     let issuers_are_known = stores.certificates.is_served();
-    let found = certificates::of(client, &stores.secrets, pipeline, issuers_are_known, now).await?;
+    let found = certificates::of(client, &stores.secrets, pipeline, (way.nginx, issuers_are_known), now).await?;
     plan.tls = found.map(|tls| tls.or_remembered(memory.tls.as_ref()));
     plan.trusted = plan.tls.as_ref().and_then(Tls::trusted).map(|bundle| context.trust.of(&bundle)).transpose()?;
     context.keeps_its_data(&plan)?;
     let settled = pipeline.status.as_ref().is_some_and(status::is_ready);
-    plan.external = context.secrets.read(&context.client, &plan.namespace, &pipeline.spec, settled).await;
+    plan.external = context.secrets.read(client, &context.trust, &plan.namespace, &pipeline.spec, settled).await;
     Ok(plan)
 }
 
@@ -416,17 +423,20 @@ impl Context {
         last: Option<&Look>,
         now: Timestamp,
     ) -> Option<String> {
-        let tls = plan.edge.tls.as_ref().filter(|_| plan.edge.mode == EdgeMode::Nginx)?;
+        let Some(EdgeCertificate::Users(name)) = plan.edge_certificate().filter(|_| plan.edge.mode == EdgeMode::Nginx)
+        else {
+            return None;
+        };
         let still_counts = |last: &&Look| {
             // What is wrong is looked at sooner: somebody may be at it.
             let counts_for = if last.problem.is_none() { SECRET_EVERY } else { SETTLED };
-            last.name == tls.secret_name && now.duration_since(last.at).unsigned_abs() < counts_for
+            last.name == name && now.duration_since(last.at).unsigned_abs() < counts_for
         };
         if let Some(last) = last.filter(still_counts) {
             return last.problem.clone();
         }
-        let problem = tls_secret::problem(&self.client, &plan.namespace, &tls.secret_name).await;
-        let look = Look { at: now, name: tls.secret_name.clone(), problem: problem.clone() };
+        let problem = tls_secret::problem(&self.client, &plan.namespace, &name).await;
+        let look = Look { at: now, name, problem: problem.clone() };
         self.remember(of, |memory| memory.edge_secret = Some(look));
         problem
     }

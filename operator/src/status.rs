@@ -544,9 +544,13 @@ fn way_in(seen: &Seen, now: Timestamp, wish: &Edge) -> Judgement {
     match wish.mode {
         EdgeMode::Nginx => {
             let pods = deployed(seen, now, Part::Edge, TYPE, wish.replicas, &[]);
-            match &seen.edge_secret {
+            let issued = |missing: &String| {
+                format!("{missing}; NGINX goes on with the certificate it had, and without one serves plain HTTP")
+            };
+            let problem = seen.edge_secret.clone().or_else(|| seen.without_certificate.get(&Part::Edge).map(issued));
+            match problem {
                 Some(problem) if pods.is_ready() => {
-                    judgement(pods.ready, pods.wanted, reason::NO_CERTIFICATE, problem.clone(), true)
+                    judgement(pods.ready, pods.wanted, reason::NO_CERTIFICATE, problem, true)
                 }
                 _ => pods,
             }

@@ -61,7 +61,7 @@ fn plan(pipeline: &StockPipeline) -> Plan {
     plan.operator_namespace = "stockpipeline".into();
     // As on a cluster with the Gateway API.
     plan.edge_way.routes_are_served = true;
-    plan.tls = (!certificates::parts(pipeline).is_empty()).then(|| tls(pipeline));
+    plan.tls = (!certificates::parts(pipeline, false).is_empty()).then(|| tls(pipeline));
     plan
 }
 
@@ -77,7 +77,7 @@ fn tls(pipeline: &StockPipeline) -> Tls {
         trusted: trusted.clone(),
     };
     let authority = issuer.is_none().then_some(authority);
-    let servers = certificates::parts(pipeline).into_iter().map(server).collect();
+    let servers = certificates::parts(pipeline, false).into_iter().map(server).collect();
     Tls { issuer, authority, servers, ..Tls::default() }
 }
 
@@ -191,8 +191,8 @@ fn a_program_gets_whom_it_trusts_and_no_key() {
     let objects = build(&read("tls"));
     for deployment in objects.deployments {
         let text = yaml(&deployment);
-        assert!(!text.contains("tls.key") && !text.contains("tls-combined.pem"), "{text}");
         let edge = deployment.metadata.name.unwrap() == "encrypted-edge";
+        assert!(text.contains("tls.key") == edge && !text.contains("tls-combined.pem"), "{text}");
         assert_eq!(text.contains("/run/tls"), !edge);
     }
 }

@@ -13,8 +13,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use operator::certificates::Tls;
 use operator::crd::StockPipeline;
 use operator::credentials::Credentials;
+use operator::names::Part;
 use operator::objects;
 use operator::plan::{Images, Plan};
 use serde_json::json;
@@ -252,7 +254,10 @@ fn files(edge: serde_json::Value) -> BTreeMap<String, String> {
     let word = || "x".to_owned();
     let credentials = Credentials::generate(None);
     let images = Images { workloads: word(), broker: word(), database: word(), edge: word(), pull_policy: None };
-    let objects = objects::build(&Plan::new(&pipeline, &images, credentials).unwrap());
+    let mut plan = Plan::new(&pipeline, &images, credentials).unwrap();
+    // As with `tls.enabled`: where the edge names no certificate there is one of the pipeline's own authority.
+    plan.tls = Some(Tls { missing: [(Part::Edge, String::new())].into(), ..Tls::default() });
+    let objects = objects::build(&plan);
     let is_edge = |map: &&k8s_openapi::api::core::v1::ConfigMap| map.metadata.name.as_deref() == Some("demo-edge");
     let files = objects.config_maps.iter().find(is_edge).unwrap().data.clone().unwrap();
     let ports = [(":3000 ", LIVEVIEW), (":80 ", PAGE)].map(|(port, here)| (port.to_owned(), format!(":{here} ")));
@@ -475,6 +480,20 @@ fn outlives_its_processes() {
     assert!(alive > 0, "no socket of the other container is left");
     edge.containers[0] = edge.container(0);
     all_answered("a container has started again");
+
+    // A certificate of the pipeline's own authority comes beside plain HTTP, not in its place.
+    edge.certificate("own", None);
+    until("HTTPS is served by both", || (0..10).all(|_| subject() == "subject=CN=own"));
+    all_answered("there is HTTPS too");
+    let secure = format!("https://127.0.0.1:{TLS}/");
+    let secure = Command::new("curl").args(["--silent", "--insecure", "--include", &secure]).output().unwrap();
+    let answer = String::from_utf8_lossy(&secure.stdout).into_owned();
+    assert!(answer.contains(" 200") && answer.contains("X-Forwarded-Proto: https"), "{answer}");
+    assert!(
+        !answer.to_lowercase().contains("strict-transport"),
+        "who came once must not be kept from plain HTTP: {answer}"
+    );
+    assert!(sockets.iter_mut().any(|socket| socket.lives()), "all sockets were dropped for a certificate");
 }
 
 fn limits_each_client() {

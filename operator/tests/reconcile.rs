@@ -453,6 +453,17 @@ async fn the_api_server_refuses_what_cannot_be_right_with_a_sentence() {
             json!({"companies": one, "edge": {"mode": "Gateway"}}),
             "edge.mode Gateway needs edge.gateway.parentRef",
         ),
+        ("nobodys", json!({"companies": one, "edge": {"tls": {}}}), "edge.tls needs edge.tls.secretName"),
+        (
+            "both",
+            json!({"companies": one, "tls": {"enabled": true}, "edge": {"tls": {"secretName": "x", "hostnames": ["a.example"]}}}),
+            "edge.tls.hostnames is for the certificate that is made",
+        ),
+        (
+            "url",
+            json!({"companies": one, "tls": {"enabled": true}, "edge": {"tls": {"hostnames": ["https://a.example"]}}}),
+            "edge.tls.hostnames are host names in small letters",
+        ),
         (
             "whose",
             json!({"companies": one, "edge": {"mode": "Ingress", "tls": {"secretName": "x"}}}),

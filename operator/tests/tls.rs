@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -22,12 +22,15 @@ use mongodb::options::ClientOptions;
 use operator::broker::{self, management::DEFAULT_VIRTUAL_HOST, management::Management};
 use operator::cert_manager::Certificate;
 use operator::certificates::{key, x509};
-use operator::crd::StockPipeline;
+use operator::crd::{ExternalBroker, ExternalDatabase, StockPipeline};
 use operator::database::{Account, Credentials, rotation};
+use operator::external::{BrokerAddress, DatabaseAddress};
 use operator::trust::{Trust, Trusted};
+use operator::web::Web;
 use operator::{broker::Login, database};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use wire::queue::QueueType;
 
 #[path = "servers/kubernetes.rs"]
 mod kubernetes;
@@ -109,9 +112,11 @@ async fn an_authority_is_made_once_and_a_deleted_secret_is_a_renewed_certificate
     let authority = world.secret("demo-ca").await;
     let certificate = text(&authority, key::CERTIFICATE);
     let mut servers = BTreeMap::new();
-    for (name, host) in
-        [("demo-broker-tls", "demo-broker-0.demo-broker-nodes"), ("demo-database-tls", "demo-database-2.demo-database")]
-    {
+    for (name, host) in [
+        ("demo-broker-tls", "demo-broker-0.demo-broker-nodes"),
+        ("demo-database-tls", "demo-database-2.demo-database"),
+        ("demo-edge-tls", "demo-edge"),
+    ] {
         let secret = world.secret(name).await;
         let own = text(&secret, key::CERTIFICATE);
         assert!(x509::has_names(&own, &[format!("{host}.{}.svc", world.namespace)]), "{name}");
@@ -120,6 +125,9 @@ async fn an_authority_is_made_once_and_a_deleted_secret_is_a_renewed_certificate
         assert_eq!(text(&secret, key::COMBINED), text(&secret, key::KEY) + &own, "{name}");
         servers.insert(name, secret);
     }
+    let published: Api<ConfigMap> = world.api();
+    let published = published.get("demo-ca").await.unwrap().data.unwrap();
+    assert_eq!(published, BTreeMap::from([(key::TRUSTED.to_owned(), certificate.clone())]), "without the key");
     let url = text(&world.secret("demo-broker-credentials").await, "url");
     assert!(url.starts_with("amqps://") && url.ends_with(":5671/%2f?cacertfile=/run/tls/broker/ca.crt"), "{url:.8}");
 
@@ -260,6 +268,42 @@ async fn a_renewed_certificate_of_the_broker_is_shown_to_new_connections_and_the
     let refused = nodes(&somebody_else()).await.unwrap_err();
     assert!(matches!(&refused, broker::management::Failure::Unreachable(_)), "{refused:?}");
 
+    // As a broker of somebody else's, AMQP and management interface under an authority that no browser knows.
+    let source = ExternalBroker {
+        secret: "rabbit".into(),
+        key: "url".into(),
+        management_key: "management-url".into(),
+        ca_key: Some("ca.crt".into()),
+    };
+    let ask = |source: ExternalBroker, trusted: Option<Trusted>| {
+        let management = Some(Ok((management.clone(), login.clone())));
+        let addresses = vec![url.parse().unwrap()];
+        let address = BrokerAddress { source, addresses, management, trusted, fingerprint: String::new() };
+        async move {
+            let wanted = broker::external::Wanted {
+                address: &address,
+                pipeline: "markets.demo".into(),
+                queue_type: QueueType::Quorum,
+                companies: vec!["MSFT".into()],
+                removed: Vec::new(),
+            };
+            broker::external::converge(&Web::public().unwrap(), &wanted).await
+        }
+    };
+    let of_nobody = ask(ExternalBroker { ca_key: None, ..source.clone() }, None).await.waiting_for.unwrap();
+    assert!(
+        of_nobody.contains("no public authority issued") && of_nobody.contains("broker.external.caKey"),
+        "{of_nobody}"
+    );
+    let of_another = ask(source.clone(), Some(somebody_else())).await.waiting_for.unwrap();
+    assert!(of_another.contains("none of the authorities of key ca.crt issued"), "{of_another}");
+    until("the queue is there, and the policies are as they have to be", || async {
+        let report = ask(source.clone(), Some(trusted.clone())).await;
+        let queue = report.queues.get("MSFT")?;
+        (report.waiting_for.is_none() && report.unattended.is_none() && queue.served).then_some(())
+    })
+    .await;
+
     let authority = std::fs::read_to_string(&trusted.file).unwrap();
     let config = OwnedTLSConfig { identity: None, cert_chain: Some(authority) };
     let connect = || {
@@ -312,7 +356,18 @@ async fn a_member_is_told_to_show_its_renewed_certificate_and_connections_stay()
         "rs0",
     );
     assert!(ClientOptions::parse(&url).await.unwrap().tls.is_none());
+    // As a database of somebody else's.
+    let look = |url: &str| {
+        let source = ExternalDatabase { secret: "mongo".into(), key: "url".into(), ca_key: None };
+        let address = DatabaseAddress { source, url: url.to_owned(), fingerprint: String::new() };
+        async move { database::external::look(&address, "stockmarket", "stocks", &["MSFT".into()]).await }
+    };
+    let in_the_clear = look(&url).await.unwrap_err();
+    assert!(in_the_clear.contains("does it want tls=true"), "{in_the_clear}");
+    let of_another = look(&format!("{url}&tls=true&tlsCAFile={}", somebody_else().file.display())).await.unwrap_err();
+    assert!(of_another.contains("does not answer"), "{of_another}");
     url.push_str(&format!("&tls=true&tlsCAFile={}&maxPoolSize=1", trusted.file.display()));
+    assert_eq!(look(&url).await, Ok(BTreeMap::new()), "nothing is stored");
     let client = mongodb::Client::with_uri_str(&url).await.unwrap();
     let connection = || async {
         let hello = client.database("stockmarket").run_command(doc! {"hello": 1}).await.unwrap();

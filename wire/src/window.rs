@@ -58,6 +58,8 @@ pub mod lease {
     pub const UNTIL: &str = "until";
     /// Until this time of the database's clock a window is not kept waiting for events that will not come.
     pub const DRAIN_UNTIL: &str = "drainUntil";
+    /// Messages of the queue that whoever works for the company has taken and not yet acknowledged, as it renewed the lease.
+    pub const HELD: &str = "held";
 }
 
 /// The collection of the consumers' leases, beside that of the windows.

@@ -402,6 +402,14 @@ async fn a_company_that_is_drained_has_its_last_window_stored_short_and_full_one
     database.wait_for(&company, 2).await;
     let leases = database.windows.client().database(&database.name);
     let leases = leases.collection::<Document>(&wire::window::leases(database.windows.name()));
+    let held = async |messages: i64| {
+        eventually("the lease says what is held", async || {
+            let lease = leases.find_one(doc! {"_id": company.as_str()}).await.unwrap()?;
+            (lease.get_i64("held").ok() == Some(messages)).then_some(())
+        })
+        .await;
+    };
+    held(5).await;
     let drain = async |until: Document| {
         leases.update_one(doc! {"_id": company.as_str()}, vec![doc! {"$set": until}]).await.unwrap();
     };
@@ -410,6 +418,7 @@ async fn a_company_that_is_drained_has_its_last_window_stored_short_and_full_one
     let windows = database.wait_for(&company, 3).await;
     assert_eq!(windows.iter().map(|window| window.get_i64("count").unwrap()).collect::<Vec<_>>(), [10, 10, 5]);
     eventually("an empty queue", async || (broker.count(company.as_str()).await == Some(0)).then_some(())).await;
+    held(0).await;
     // Before the end of a time that was once named: what is over is over.
     drain(doc! {"drainUntil": "$$NOW"}).await;
     eventually("it is told", async || {
@@ -425,6 +434,7 @@ async fn a_company_that_is_drained_has_its_last_window_stored_short_and_full_one
         (running.metric("stock_consumer_window_events").await == 5.0).then_some(())
     })
     .await;
+    held(5).await;
     running.end().await;
     let report = verify::verify(&database.windows, &[]).await.unwrap();
     assert!(report.ok, "{report:?}");

@@ -1,4 +1,4 @@
-//! A broker that somebody else runs: whether it lets the programs in, and, where its management interface may be used, policies, queues, figures.
+//! A broker that somebody else runs: whether it lets the programs in, its queues' figures, and, where its management interface may be used, policies.
 //! Rule: it may serve others too, so what is set there is of this pipeline's own queues alone; no answer of it is repeated, for the address is a user's.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lapin::protocol::AMQPErrorKind::{Hard, Soft};
 use lapin::protocol::{AMQPHardError, AMQPSoftError};
+use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 use tokio::time::timeout;
@@ -14,8 +15,10 @@ use wire::queue::QueueType;
 
 use super::decision::{self, CONSUMER_TIMEOUT_MILLIS, Seen};
 use super::management::{Failure, Login, Management, Policy};
-use super::{QueueReport, Removed, queue_reports};
+use super::{QueueReport, Removed, amqp, queue_reports};
+use crate::crd::ExternalBroker;
 use crate::external::BrokerAddress;
+use crate::trust::Trusted;
 use crate::web::Web;
 
 /// Longest try of one address.
@@ -59,25 +62,34 @@ pub struct Report {
     pub blocks: bool,
     /// What nobody looks after, and how a person does it; told beside the condition, which holds all the same.
     pub unattended: Option<String>,
-    /// By company; empty without a management interface.
+    /// By company. Without a management interface what a consumer holds is not known here.
     pub queues: BTreeMap<String, QueueReport>,
-    /// Removed companies that have no queue, and of those the ones of which nothing is left to delete; empty without a management interface.
+    /// Removed companies that have no queue, and of those the ones of which nothing is left to delete.
     pub absent: BTreeSet<String>,
     /// As said.
     pub gone: BTreeSet<String>,
 }
 
 /// Lets the broker be asked: first whether it takes the programs' login, then, if there is a management interface, the rest. Takes at most
-/// three seconds for each of the addresses and each round of requests.
+/// three seconds for each of the addresses and each round of requests, and of deletions without a management interface for each queue.
 pub async fn converge(http: &Web, wanted: &Wanted<'_>) -> Report {
     let source = &wanted.address.source;
-    if let Err(refusal) = login(&wanted.address.addresses).await {
-        return waits(refusal.sentence(&source.secret, &source.key));
+    let trusted = wanted.address.trusted.as_ref();
+    let connection = match login(&wanted.address.addresses, trusted).await {
+        Ok(connection) => connection,
+        Err(refusal) => return waits(refusal.sentence(source)),
+    };
+    let http = trusted.map_or(http, |trusted| &trusted.web);
+    if wanted.address.management.is_none() {
+        let report = by_amqp(&connection, wanted).await;
+        leave(connection).await;
+        return report;
     }
+    leave(connection).await;
     let (url, login) = match &wanted.address.management {
-        None => return Report { unattended: Some(unattended(wanted, &lacks(wanted))), ..Report::default() },
-        Some(Err(malformed)) => return waits(malformed.clone()),
         Some(Ok((url, login))) => (url, login),
+        Some(Err(malformed)) => return waits(malformed.clone()),
+        None => return Report::default(),
     };
     let virtual_host = wanted.address.addresses.first().map_or("/", |uri| &uri.vhost);
     manage(&Management { http, url, login, virtual_host }, wanted).await
@@ -85,6 +97,33 @@ pub async fn converge(http: &Web, wanted: &Wanted<'_>) -> Report {
 
 fn waits(sentence: String) -> Report {
     Report { waiting_for: Some(sentence), ..Report::default() }
+}
+
+/// What the programs' own protocol tells. Queues of companies are the programs' to declare.
+async fn by_amqp(connection: &Connection, wanted: &Wanted<'_>) -> Report {
+    let dead_letters =
+        |removed: &Removed| removed.company.parse().ok().map(|symbol| wire::queue::dead_letters(&symbol));
+    let letters = wanted.removed.iter().filter(|removed| removed.delete.is_some()).filter_map(dead_letters);
+    let found = amqp::look(connection, wanted.queues().cloned().chain(letters).collect()).await;
+    let seen = Seen { queues: found.queues, ..Seen::default() };
+    amqp::delete(
+        connection,
+        wanted.removed.iter().flat_map(|removed| decision::deletions(removed, &seen)).take(ACTS_MAX),
+    )
+    .await;
+    let is_known = |name: String| seen.queues.contains_key(&name) || found.absent.contains(&name);
+    let absent = wanted.removed.iter().filter(|removed| found.absent.contains(&removed.company));
+    let gone = absent
+        .clone()
+        .filter(|removed| decision::is_gone(removed, &seen) && dead_letters(removed).is_none_or(is_known))
+        .map(|removed| removed.company.clone());
+    Report {
+        unattended: Some(unattended(wanted, &lacks(wanted))),
+        queues: queue_reports(wanted.queues(), &seen),
+        gone: gone.collect(),
+        absent: absent.map(|removed| removed.company.clone()).collect(),
+        ..Report::default()
+    }
 }
 
 async fn manage(management: &Management<'_>, wanted: &Wanted<'_>) -> Report {
@@ -214,9 +253,8 @@ fn unattended(wanted: &Wanted<'_>, why: &str) -> String {
         // Its name is the Secret's.
         _ => "rabbitmqctl --vhost VHOST set_policy",
     };
-    let figures = if wanted.address.management.is_none() { "policies and queue figures are" } else { "policies are" };
     format!(
-        "{figures} not looked after: {why}. Set by hand, or a consumer that crashes in a loop loses events: {by_hand} --priority {PRIORITY} \
+        "policies are not looked after: {why}. Set by hand, or a consumer that crashes in a loop loses events: {by_hand} --priority {PRIORITY} \
          --apply-to quorum_queues NAME '^(SYMBOL|SYMBOL)(/dead-letters)?$' '{{\"delivery-limit\": -1, \"consumer-timeout\": {CONSUMER_TIMEOUT_MILLIS}}}'"
     )
 }
@@ -266,7 +304,8 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn sentence(&self, secret: &str, key: &str) -> String {
+    fn sentence(&self, source: &ExternalBroker) -> String {
+        let ExternalBroker { secret, key, ca_key, .. } = source;
         let of = format!("the broker of key {key} of secret {secret}");
         match self {
             Self::Login => format!("{of} refuses the login: correct user and password in that key"),
@@ -275,20 +314,26 @@ impl Refusal {
                     "{of} has no such virtual host for that user: create it, give the user its rights on it, or correct the key"
                 )
             }
-            Self::Certificate => format!(
-                "{of} shows a certificate that no public authority issued for that host: correct the host, or give it such a certificate"
-            ),
+            Self::Certificate => match ca_key {
+                None => format!(
+                    "{of} shows a certificate that no public authority issued for that host: correct the host, give it such a certificate, or \
+                     name its authority in broker.external.caKey"
+                ),
+                Some(ca_key) => format!(
+                    "{of} shows a certificate that none of the authorities of key {ca_key} issued for that host: correct the host, or that key"
+                ),
+            },
             Self::Unreachable(why) => format!("{of} does not answer ({why}): is it up, and may the cluster reach it"),
         }
     }
 }
 
 /// Tries the addresses in turn, as the programs do, and tells of the first what it said.
-async fn login(addresses: &[AMQPUri]) -> Result<(), Refusal> {
+async fn login(addresses: &[AMQPUri], trusted: Option<&Trusted>) -> Result<Connection, Refusal> {
     let mut first = None;
     for uri in addresses {
-        match timeout(LOGIN, log_in(uri.clone())).await {
-            Ok(Ok(())) => return Ok(()),
+        match timeout(LOGIN, log_in(uri.clone(), trusted)).await {
+            Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => first = first.or(Some(refusal(&error))),
             Err(_) => first = first.or(Some(Refusal::Unreachable(format!("no answer within {} s", LOGIN.as_secs())))),
         }
@@ -296,13 +341,17 @@ async fn login(addresses: &[AMQPUri]) -> Result<(), Refusal> {
     Err(first.unwrap_or(Refusal::Unreachable("no address".into())))
 }
 
-async fn log_in(mut uri: AMQPUri) -> Result<(), lapin::Error> {
+async fn log_in(mut uri: AMQPUri, trusted: Option<&Trusted>) -> Result<Connection, lapin::Error> {
     uri.query.frame_max = Some(FRAME_MAX);
     let properties = ConnectionProperties::default().with_connection_name("stockpipeline-operator".into());
-    let connection = Connection::connect_uri(uri, properties).await?;
-    // Whether it closes well is nobody's concern.
-    drop(connection.close(200, "ok".into()).await);
-    Ok(())
+    let Some(trusted) = trusted else { return Connection::connect_uri(uri, properties).await };
+    let config = OwnedTLSConfig { identity: None, cert_chain: Some(std::fs::read_to_string(&trusted.file)?) };
+    Connection::connect_uri_with_config(uri, properties, config, lapin::runtime::default_runtime()?).await
+}
+
+/// Whether it closes well is nobody's concern.
+async fn leave(connection: Connection) {
+    drop(timeout(LOGIN, connection.close(200, "ok".into())).await);
 }
 
 fn refusal(error: &lapin::Error) -> Refusal {

@@ -1,6 +1,7 @@
 //! Gives the broker its policies and queues, and says how it is.
 //! Rule: look, decide, act; the decision is pure ([`decision`]), an act is made only when the look found it missing.
 
+mod amqp;
 pub mod decision;
 pub mod external;
 pub mod management;

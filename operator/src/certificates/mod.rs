@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 
 use crate::children::Children;
-use crate::crd::{IssuerReference, StockPipeline};
+use crate::crd::{EdgeMode, IssuerReference, StockPipeline};
 use crate::error::Error;
 use crate::names::{self, Part};
 use crate::ownership;
@@ -97,29 +97,52 @@ impl Tls {
         (!bundles.is_empty()).then(|| bundles.into_iter().map(String::as_str).collect())
     }
 
+    /// Whom clients of all parts trust, for whoever wants to know: the operator's memory is not in it, so it is the same in each pass.
+    pub fn published(&self) -> String {
+        let bundles = self.servers.values().map(|server| &server.trusted);
+        bundles.collect::<BTreeSet<_>>().into_iter().map(String::as_str).collect()
+    }
+
+    /// Whether a part shows a certificate of ours, or will.
+    pub fn is_of(&self, part: Part) -> bool {
+        self.servers.contains_key(&part) || self.missing.contains_key(&part)
+    }
+
     /// Tells the authority of a part's server from another one; a renewed one keeps its key.
     pub fn authority_of(&self, part: Part) -> Option<String> {
         x509::key_of(&self.servers.get(&part)?.trusted)
     }
 }
 
-/// The names a server is called by. All that may ever run are named, so that no certificate depends on their number.
-pub fn names_of(pipeline: &str, namespace: &str, part: Part) -> Vec<String> {
+/// The names a server is called by. All that may ever run are named, so that no certificate depends on their number. `hostnames` are the
+/// edge's outside of the cluster.
+pub fn names_of(pipeline: &str, namespace: &str, part: Part, hostnames: &[String]) -> Vec<String> {
     let set = names::part(pipeline, part);
     let (service, most) = match part {
         Part::Broker => (names::broker_nodes(pipeline), NODES_MAX),
-        _ => (set.clone(), MEMBERS_MAX),
+        Part::Database => (set.clone(), MEMBERS_MAX),
+        // Pods without names of their own.
+        _ => (set.clone(), 0),
     };
     let addresses = [format!("{set}.{namespace}.svc"), format!("{set}.{namespace}"), set.clone()];
     let pods = (0..most).map(|ordinal| names::pod_host(&set, ordinal, &service, namespace));
-    // The last is for whoever forwards a port.
-    addresses.into_iter().chain(pods).chain(["localhost".to_owned()]).collect()
+    let outside = hostnames.iter().filter(|_| part == Part::Edge).cloned();
+    // That name is for whoever forwards a port.
+    addresses.into_iter().chain(pods).chain(["localhost".to_owned()]).chain(outside).collect()
 }
 
-/// The parts that show a certificate: those that somebody else runs have their own.
-pub fn parts(pipeline: &StockPipeline) -> Vec<Part> {
+/// The parts that show a certificate of ours: those that somebody else runs have their own, and so has an edge that a Secret is named for.
+/// `nginx`: one runs, though the mode may be another by now.
+pub fn parts(pipeline: &StockPipeline, nginx: bool) -> Vec<Part> {
     let spec = &pipeline.spec;
-    run_by_us(&spec.broker, &spec.database).filter(|_| spec.tls.enabled).collect()
+    let own = spec.edge.tls.as_ref().is_none_or(|tls| tls.secret_name.is_none());
+    let edge = (own && (nginx || spec.edge.mode == EdgeMode::Nginx)).then_some(Part::Edge);
+    run_by_us(&spec.broker, &spec.database).chain(edge).filter(|_| spec.tls.enabled).collect()
+}
+
+/// The names by which the edge is reached from outside, as written.
+fn hostnames(pipeline: &StockPipeline) -> &[String] {
+    pipeline.spec.edge.tls.as_ref().map_or(&[], |tls| &tls.hostnames)
 }
 
 /// What the pipeline's servers show, some of it made anew; none without TLS.
@@ -130,10 +153,10 @@ pub async fn of(
     client: &Client,
     store: &Children<Secret>,
     pipeline: &StockPipeline,
-    issuers_are_known: bool,
+    (nginx, issuers_are_known): (bool, bool),
     now: Timestamp,
 ) -> Result<Option<Tls>, Error> {
-    let parts = parts(pipeline);
+    let parts = parts(pipeline, nginx);
     if parts.is_empty() {
         return Ok(None);
     }
@@ -285,7 +308,7 @@ fn complete(pipeline: &StockPipeline, parts: &[Part], found: &ByName, now: Times
     let mut shown = BTreeMap::new();
     let mut all_of_authority = true;
     for part in parts {
-        let wanted = names_of(&name, &namespace, *part);
+        let wanted = names_of(&name, &namespace, *part, hostnames(pipeline));
         let old = servers.get(part).map(|server| &server.pair);
         let judged = old.and_then(|old| {
             Some(Found {
@@ -454,10 +477,41 @@ mod tests {
 
     #[test]
     fn every_node_and_member_there_may_ever_be_is_named() {
-        let names = names_of("demo", "markets", Part::Broker);
+        let names = names_of("demo", "markets", Part::Broker, &[]);
         assert!(names.contains(&"demo-broker.markets.svc".to_owned()));
         assert!(names.contains(&"demo-broker-4.demo-broker-nodes.markets.svc".to_owned()));
-        let names = names_of("demo", "markets", Part::Database);
+        let names = names_of("demo", "markets", Part::Database, &[]);
         assert!(names.contains(&"demo-database-6.demo-database.markets.svc".to_owned()));
+    }
+
+    #[test]
+    fn the_edge_gets_a_certificate_unless_the_user_names_one_and_a_new_outside_name_is_a_new_certificate() {
+        let parts = |edge: serde_json::Value, nginx: bool| {
+            let mut pipeline = pipeline();
+            pipeline.spec.edge = serde_json::from_value(edge).unwrap();
+            super::parts(&pipeline, nginx)
+        };
+        let all = [Part::Broker, Part::Database, Part::Edge];
+        assert_eq!(parts(serde_json::json!({}), false), all);
+        assert_eq!(parts(serde_json::json!({"tls": {}}), false), all);
+        assert_eq!(parts(serde_json::json!({"tls": {"secretName": "mine"}}), true), PARTS);
+        assert_eq!(parts(serde_json::json!({"mode": "Ingress"}), false), PARTS);
+        assert_eq!(parts(serde_json::json!({"mode": "Ingress"}), true), all, "NGINX serves until the Ingress does");
+
+        let mut pipeline = pipeline();
+        let mut pass = |hostnames: serde_json::Value, found: &ByName| {
+            pipeline.spec.edge = serde_json::from_value(serde_json::json!({"tls": {"hostnames": hostnames}})).unwrap();
+            complete(&pipeline, &all, found, start()).unwrap()
+        };
+        let (first, _) = pass(serde_json::json!(["prices.example.com"]), &ByName::new());
+        assert!(!pass(serde_json::json!(["prices.example.com"]), &stored(&first)).1);
+        let (second, made) =
+            pass(serde_json::json!(["prices.example.com", "192.0.2.1", "2001:db8::1"]), &stored(&first));
+        assert!(made);
+        assert_eq!(second.servers[&Part::Broker], first.servers[&Part::Broker]);
+        assert_ne!(second.servers[&Part::Edge], first.servers[&Part::Edge]);
+        let names = ["demo-edge.markets.svc", "2001:db8:0:0::1"].map(str::to_owned);
+        assert!(x509::has_names(&second.servers[&Part::Edge].pair.certificate, &names));
+        assert!(!pass(serde_json::json!(["prices.example.com", "192.0.2.1", "2001:db8::1"]), &stored(&second)).1);
     }
 }

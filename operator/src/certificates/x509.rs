@@ -2,6 +2,7 @@
 //! Rule: a key is in PEM and never shown; what cannot be read counts as not there.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use rcgen::{
@@ -75,16 +76,20 @@ pub fn validity(pair: &Pair) -> Option<Validity> {
     Some(Validity { from: Timestamp::from_second(from).ok()?, until: Timestamp::from_second(until).ok()? })
 }
 
-/// Whether a certificate has all of these DNS names, each as it is written.
+/// Whether a certificate has all of these DNS names, each as it is written, and addresses.
 pub fn has_names(certificate: &str, names: &[String]) -> bool {
     let has = |certificate: &X509Certificate| {
         let Ok(Some(extension)) = certificate.subject_alternative_name() else { return false };
         let present = |name: &String| {
-            extension
-                .value
-                .general_names
-                .iter()
-                .any(|other| matches!(other, GeneralName::DNSName(other) if other == name))
+            let address = name.parse::<IpAddr>().ok().map(|address| match address {
+                IpAddr::V4(address) => address.octets().to_vec(),
+                IpAddr::V6(address) => address.octets().to_vec(),
+            });
+            extension.value.general_names.iter().any(|other| match (other, &address) {
+                (GeneralName::DNSName(other), None) => other == name,
+                (GeneralName::IPAddress(other), Some(address)) => *other == address.as_slice(),
+                _ => false,
+            })
         };
         names.iter().all(present)
     };

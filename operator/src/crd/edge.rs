@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
+use kube::core::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +39,8 @@ pub struct Edge {
     /// The HTTPRoute of mode Gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<EdgeGateway>,
-    /// HTTPS by NGINX, on port 443 of the Service; plain requests are sent there.
+    /// HTTPS by NGINX, on port 443 of the Service; plain requests are sent there. Without it and with `tls.enabled` there is HTTPS beside plain
+    /// HTTP, with a certificate of the pipeline's own authority or issuer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<EdgeTls>,
     /// What one client may do; NGINX answers 429 to what goes beyond.
@@ -89,7 +91,7 @@ pub enum EdgeMode {
     None,
 }
 
-/// The Service of the edge; its port is 80, with `edge.tls` also 443.
+/// The Service of the edge; its port is 80, with `edge.tls` or `tls.enabled` also 443.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -108,7 +110,7 @@ pub struct EdgeService {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub node_port: Option<i32>,
-    /// The same for HTTPS, with `edge.tls`. With type NodePort plain requests are sent there, else to port 443.
+    /// The same for HTTPS. With `edge.tls` and type NodePort plain requests are sent there, else to port 443.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub https_node_port: Option<i32>,
@@ -156,7 +158,7 @@ pub struct EdgeIngress {
     pub host: Option<String>,
     /// HTTPS by the controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<EdgeTls>,
+    pub tls: Option<IngressTls>,
     /// Annotations; they replace the operator's, which F5's NGINX controller reads for WebSockets and event streams.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -191,13 +193,39 @@ pub struct GatewayRef {
     pub section_name: Option<String>,
 }
 
-/// A certificate.
+/// A certificate of the user's.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct EdgeTls {
-    /// Secret of type kubernetes.io/tls, with `tls.crt` and `tls.key`. A new content is taken over without a restart.
+pub struct IngressTls {
+    /// Secret of type kubernetes.io/tls, with `tls.crt` and `tls.key`.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
+}
+
+/// NGINX's certificate: the user's, or one of the pipeline's own authority or issuer.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.secretName) || !has(self.hostnames)")
+    .message("edge.tls.hostnames is for the certificate that is made without edge.tls.secretName: one of your own has its names in it"))]
+pub struct EdgeTls {
+    /// Secret of type kubernetes.io/tls, with `tls.crt` and `tls.key`. A new content is taken over without a restart. Without it, with
+    /// `tls.enabled`, the certificate is of the pipeline's own authority or issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: Option<String>,
+    /// What else than the Service that certificate is for: names or addresses by which browsers reach the page.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    #[x_kube(validation = Rule::new("self.all(name, isIP(name) || name.matches('^([*][.])?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?[.])*[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$'))")
+        .message("edge.tls.hostnames are host names in small letters or IP addresses, for example prices.example.com"))]
+    pub hostnames: Vec<String>,
+}
+
+/// Without a certificate of the user's there has to be an authority that issues one.
+pub(super) fn certificate_is_somebodys() -> Rule {
+    Rule::new("!has(self.spec.edge.tls) || has(self.spec.edge.tls.secretName) || self.spec.tls.enabled").message(
+        "edge.tls needs edge.tls.secretName, a Secret with your certificate, or tls.enabled: true, which makes one under the pipeline's own authority",
+    )
 }
 
 /// What one client, by its address, may do; each NGINX counts for itself, and each pod of the edge has two.

@@ -21,6 +21,11 @@ pub struct ExternalBroker {
     #[serde(default = "default::management_key")]
     #[schemars(length(max = 253))]
     pub management_key: String,
+    /// Its key with the certificates of the authorities, in PEM, that vouch for broker and management interface in place of the public ones; the
+    /// address names the file that programs find them in, `amqps://…?cacertfile=/run/tls/broker/ca.crt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub ca_key: Option<String>,
 }
 
 /// A MongoDB that exists: none is made.
@@ -35,6 +40,11 @@ pub struct ExternalDatabase {
     #[serde(default = "default::key")]
     #[schemars(length(max = 253))]
     pub key: String,
+    /// Its key with the certificates of the authorities, in PEM, that vouch for the members in place of the public ones; the connection string names
+    /// the file that programs find them in, `tls=true&tlsCAFile=/run/tls/database/ca.crt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub ca_key: Option<String>,
 }
 
 mod default {

@@ -11,7 +11,8 @@ mod template;
 mod tls;
 
 pub use edge::{
-    Edge, EdgeGateway, EdgeIngress, EdgeLimits, EdgeMode, EdgeService, EdgeTls, GatewayRef, ServiceType, TrafficPolicy,
+    Edge, EdgeGateway, EdgeIngress, EdgeLimits, EdgeMode, EdgeService, EdgeTls, GatewayRef, IngressTls, ServiceType,
+    TrafficPolicy,
 };
 pub use external::{ExternalBroker, ExternalDatabase};
 pub use monitoring::Monitoring;
@@ -48,6 +49,7 @@ use serde::{Deserialize, Serialize};
         .message("metadata.name must be 1 to 40 lower-case letters, digits or -, start with a letter and end with a letter or digit: every child is named after it"),
     validation = storage::never_shrinks("broker"),
     validation = storage::never_shrinks("database"),
+    validation = edge::certificate_is_somebodys(),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Companies", type_ = "integer", json_path = ".status.companyCount"),
     printcolumn(name = "Flowing", type_ = "integer", json_path = ".status.flowingCount"),

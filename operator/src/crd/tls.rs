@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub(super) const FIXED: &str = "tls cannot be changed later, for servers and programs would have to change at the same moment: \
                                 make a new StockPipeline, let this one's queues run empty (paused: true), then delete it";
 
-/// TLS on every connection to broker and database, those between their members included.
+/// TLS on every connection to broker and database, those between their members included, and HTTPS beside plain HTTP by NGINX.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.enabled || !has(self.issuerRef)").message("tls.issuerRef needs tls.enabled: true"))]

@@ -1,16 +1,17 @@
-//! Reads the newest window of each company, for the status.
+//! Reads the newest window of each company, for the status, and what its consumer holds.
 //! Rule: one indexed read per company; the cost never grows with the collection.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::Error;
 use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria, ServerMonitoringMode};
 use mongodb::{Client, Collection};
 use tokio::time::timeout;
+use wire::window::lease::{HELD, UNTIL};
 
 use super::DatabaseError;
 use super::client::{close, code_of, first_line};
@@ -83,6 +84,35 @@ pub(super) async fn as_application<T>(
         Ok(done) => done.map_err(|error| failed(&members, code_of(&error), first_line(&error))),
         Err(_) => Err(failed(&members, None, format!("no answer within {} s", READ.as_secs()))),
     }
+}
+
+/// Whoever works for each of `companies`, by company: how many messages it said last that it holds, `None` from one that does not say. A company that
+/// nobody works for is absent. `address` is that of the application user. Takes at most three seconds.
+///
+/// # Errors
+/// As [`latest_windows`].
+pub async fn held(
+    address: &str,
+    database: &str,
+    collection: &str,
+    companies: &[String],
+) -> Result<BTreeMap<String, Option<i64>>, DatabaseError> {
+    let leases = wire::window::leases(collection);
+    let act = format!("read what consumers hold in {database}.{leases}");
+    as_application(address, act, async |client| {
+        let leases: Collection<Document> = client.database(database).collection(&leases);
+        // By the database's clock, as the consumers renew them.
+        let live = doc! {"_id": {"$in": companies}, "$expr": {"$gt": [format!("${UNTIL}"), "$$NOW"]}};
+        let mut found = leases.find(live).projection(doc! {HELD: 1}).max_time(READ).await?;
+        let mut held = BTreeMap::new();
+        while let Some(lease) = found.try_next().await? {
+            if let Ok(company) = lease.get_str("_id") {
+                held.insert(company.to_owned(), integer(&lease, HELD));
+            }
+        }
+        Ok(held)
+    })
+    .await
 }
 
 pub(super) async fn read(

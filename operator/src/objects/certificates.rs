@@ -1,11 +1,12 @@
-//! The certificates of broker and database: Secrets of our own making, or Certificates for cert-manager.
+//! The certificates of broker, database and edge: Secrets of our own making, or Certificates for cert-manager.
 //! Rule: a pod template names a Secret and depends on nothing in it; clients get whom they trust, and no key.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    KeyToPath, ProjectedVolumeSource, Secret, SecretProjection, SecretVolumeSource, Volume, VolumeMount,
+    ConfigMap, KeyToPath, ProjectedVolumeSource, Secret, SecretProjection, SecretVolumeSource, Volume, VolumeMount,
     VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -23,7 +24,14 @@ const VOLUME: &str = "tls";
 
 /// Adds the Secrets, or what makes them.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
-    let Some(Tls { issuer, authority, servers, missing, before: _ }) = &plan.tls else { return };
+    let Some(tls) = &plan.tls else { return };
+    let Tls { issuer, authority, servers, missing, before: _ } = tls;
+    if !servers.is_empty() {
+        // Beside the Secrets, which hold keys and are for few to read.
+        let trusted = BTreeMap::from([(key::TRUSTED.into(), tls.published())]);
+        let metadata = super::metadata(plan, names::authority(&plan.name), &names::authority_selector(&plan.name));
+        objects.config_maps.push(ConfigMap { metadata, data: Some(trusted), ..ConfigMap::default() });
+    }
     if let Some(authority) = authority {
         let labels = names::authority_selector(&plan.name);
         let mut metadata = super::metadata(plan, names::authority(&plan.name), &labels);
@@ -59,12 +67,17 @@ fn issued_by(plan: &Plan, part: Part, issuer: &IssuerReference) -> Certificate {
     let metadata = metadata(plan, part);
     let hours = |seconds: u64| format!("{}h0m0s", seconds / 3600);
     let life = decision::SERVER_LIFE.as_secs();
+    let hostnames = plan.edge.tls.as_ref().map_or(&[][..], |tls| &tls.hostnames);
+    let (addresses, names) = certificates::names_of(&plan.name, &plan.namespace, part, hostnames)
+        .into_iter()
+        .partition(|name| name.parse::<IpAddr>().is_ok());
     Certificate {
         spec: CertificateSpec {
             secret_name: names::certificate(&plan.name, part),
             secret_template: SecretTemplate { labels: names::certificate_labels(&plan.name) },
             issuer_ref: Some(issuer.clone()),
-            dns_names: certificates::names_of(&plan.name, &plan.namespace, part),
+            dns_names: names,
+            ip_addresses: addresses,
             usages: ["digital signature", "server auth", "client auth"].map(str::to_owned).into(),
             private_key: PrivateKey {
                 algorithm: "ECDSA".into(),
@@ -77,6 +90,16 @@ fn issued_by(plan: &Plan, part: Part, issuer: &IssuerReference) -> Certificate {
             additional_output_formats: vec![OutputFormat { type_: "CombinedPEM".into() }],
         },
         metadata,
+    }
+}
+
+/// The edge's certificate and key alone. A pod without them serves in the clear, and takes them when they come.
+pub(super) fn of_edge(secret: String) -> SecretVolumeSource {
+    SecretVolumeSource {
+        secret_name: Some(secret),
+        items: Some([key::CERTIFICATE, key::KEY].map(|file| item(file, file.to_owned())).into()),
+        default_mode: Some(0o440),
+        optional: Some(true),
     }
 }
 
@@ -99,15 +122,23 @@ pub(super) fn of_server(plan: &Plan, part: Part) -> Option<(Volume, VolumeMount)
     Some((volume, pod::mount(VOLUME, FOLDER, true)))
 }
 
-/// What a program's pod mounts that uses `parts`: whom it trusts there. Nothing without TLS, and of parts that somebody else runs.
+/// What a program's pod mounts that uses `parts`: whom it trusts there. Nothing without TLS, and of parts that somebody else runs and who has
+/// named no authority.
 pub(super) fn of_client(plan: &Plan, parts: &[Part]) -> Option<(Volume, VolumeMount)> {
-    plan.tls.as_ref()?;
-    let sources: Vec<VolumeProjection> = run_by_us(&plan.broker, &plan.database)
-        .filter(|part| parts.contains(part))
-        .map(|part| VolumeProjection {
+    let own = run_by_us(&plan.broker, &plan.database).filter(|_| plan.tls.is_some());
+    let own = own.map(|part| (part, names::certificate(&plan.name, part), key::TRUSTED));
+    let broker =
+        plan.broker.external.iter().filter_map(|broker| Some((Part::Broker, &broker.secret, broker.ca_key.as_ref()?)));
+    let database = plan.database.external.iter();
+    let database = database.filter_map(|database| Some((Part::Database, &database.secret, database.ca_key.as_ref()?)));
+    let others = broker.chain(database).map(|(part, secret, key)| (part, secret.clone(), key.as_str()));
+    let sources: Vec<VolumeProjection> = own
+        .chain(others)
+        .filter(|(part, ..)| parts.contains(part))
+        .map(|(part, secret, key)| VolumeProjection {
             secret: Some(SecretProjection {
-                name: names::certificate(&plan.name, part),
-                items: Some(vec![item(key::TRUSTED, format!("{}/{}", part.name(), key::TRUSTED))]),
+                name: secret,
+                items: Some(vec![item(key, format!("{}/{}", part.name(), key::TRUSTED))]),
                 optional: None,
             }),
             ..VolumeProjection::default()

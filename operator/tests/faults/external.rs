@@ -3,11 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::FieldTable;
 use mongodb::bson::{Document, doc};
 use operator::broker::external::policies;
 use operator::crd::{StockPipeline, StockPipelineSpec};
@@ -214,7 +220,7 @@ async fn what_is_wrong_with_a_secret_or_what_it_leads_to_is_told_by_name_and_key
             without("management"),
             "BrokerReady",
             "True",
-            "policies and queue figures are not looked after: secret unmanaged has no key management",
+            "policies are not looked after: secret unmanaged has no key management",
         ),
         ("nothing", without("mongodb"), "DatabaseReady", "False", "secret nothing lacks the key mongodb"),
         (
@@ -273,6 +279,100 @@ async fn what_is_wrong_with_a_secret_or_what_it_leads_to_is_told_by_name_and_key
         assert!(!status.contains("hush") && !status.contains("guest"), "{status}");
     }
     operator.stop().await;
+    world.end().await;
+}
+
+/// A consumer of the test's, which may hold so many messages.
+async fn attach(connection: &lapin::Connection, queue: &str, most: u16) -> (lapin::Channel, lapin::Consumer) {
+    let channel = connection.create_channel().await.unwrap();
+    channel.basic_qos(most, BasicQosOptions::default()).await.unwrap();
+    let options = BasicConsumeOptions::default();
+    let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
+    (channel, consumer)
+}
+
+/// Takes messages and gives the tag of the last.
+async fn take(consumer: &mut lapin::Consumer, messages: u16) -> u64 {
+    let mut last = 0;
+    for _ in 0..messages {
+        last = consumer.next().await.unwrap().unwrap().delivery_tag;
+    }
+    last
+}
+
+#[tokio::test]
+async fn without_a_management_interface_a_paused_pipeline_says_what_is_left_and_is_paused_when_nothing_is() {
+    let world = World::new().await;
+    let company = symbol("PAUSED");
+    let mut content = addresses();
+    content.remove("management");
+    world.secret("servers", &content).await;
+    let broker = lapin::Connection::connect(&content["amqp"], lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = broker.create_channel().await.unwrap();
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("quorum".into()));
+    channel.queue_declare(company.as_str().into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    for _ in 0..5 {
+        let published = channel.basic_publish(
+            "".into(),
+            company.as_str().into(),
+            BasicPublishOptions::default(),
+            b"{}",
+            lapin::BasicProperties::default(),
+        );
+        published.await.unwrap().await.unwrap();
+    }
+    // The pipeline's consumer, as the database and the broker see it.
+    let client = mongodb::Client::with_uri_str(variable("STOCK_TEST_MONGODB_URL")).await.unwrap();
+    let leases = client.database("stockmarket").collection::<Document>("stocks.leases");
+    let says = async |held: i64| {
+        let lease = doc! {"until": {"$add": ["$$NOW", 600_000]}, "held": {"$literal": held}};
+        leases.update_one(doc! {"_id": &company}, vec![doc! {"$set": lease}]).upsert(true).await.unwrap();
+    };
+    says(3).await;
+    let (works, mut consumer) = attach(&broker, &company, 3).await;
+    let last = take(&mut consumer, 3).await;
+
+    let spec: StockPipelineSpec = serde_json::from_value(json!({
+        "companies": [{"symbol": company}], "paused": true,
+        "broker": {"external": {"secret": "servers", "key": "amqp", "managementKey": "management"}},
+        "database": {"external": {"secret": "servers", "key": "mongodb"}},
+    }))
+    .unwrap();
+    world.api().create(&PostParams::default(), &StockPipeline::new("demo", spec)).await.unwrap();
+    let operator = world.operator();
+    let says_paused = async |status: &str, words: &str| {
+        until(&format!("Paused is {status} and says: {words}"), || async {
+            let paused = world.condition("demo", "Paused").await?;
+            (paused.status == status && paused.message.contains(words)).then_some(())
+        })
+        .await;
+    };
+    says_paused("False", "5 events left").await;
+    let status = world.api::<StockPipeline>().get("demo").await.unwrap().status.unwrap();
+    let of = &status.companies[0];
+    assert_eq!((of.left, of.queued, of.unacked), (Some(5), Some(2), Some(3)));
+
+    // Somebody else takes the other two; how many those are nobody says.
+    let (other, mut takes) = attach(&broker, &company, 2).await;
+    take(&mut takes, 2).await;
+    says_paused("False", "another program's is attached").await;
+    other.close(200, "".into()).await.unwrap();
+    says_paused("False", "5 events left").await;
+
+    // What is in a window is acknowledged, and then the rest.
+    for (last, held) in [(last, 2), (last + 2, 0)] {
+        works.basic_ack(last, BasicAckOptions { multiple: true }).await.unwrap();
+        if held > 0 {
+            assert_eq!(take(&mut consumer, held).await, last + 2);
+        }
+        says(held.into()).await;
+    }
+    says_paused("True", "every event is in a stored window").await;
+    operator.stop().await;
+    leases.delete_one(doc! {"_id": &company}).await.unwrap();
+    channel.queue_delete(company.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     world.end().await;
 }
 

@@ -1,7 +1,10 @@
 //! Which of a company's consumers works: the one that holds the lease, a document beside the windows that it renews.
 //! Rule: a lease is for order and speed only, safety is the unique index; time is the database's own, so clocks need not agree.
-//! The same document tells the holder whether its company is being drained: a wish of the operator's, heard with each renewal.
+//! The same document tells the holder whether its company is being drained: a wish of the operator's, heard with each renewal; and it tells
+//! whoever wants to know what the holder has taken from the queue, which AMQP tells nobody.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -11,7 +14,7 @@ use mongodb::options::{Acknowledgment, CollectionOptions, ReturnDocument, WriteC
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use wire::Symbol;
-use wire::window::lease::{DRAIN_UNTIL, UNTIL};
+use wire::window::lease::{DRAIN_UNTIL, HELD, UNTIL};
 
 use crate::database::{explain, is_duplicate_key};
 
@@ -42,6 +45,7 @@ pub struct Lease {
     holder: String,
     pod: Option<String>,
     draining: watch::Sender<bool>,
+    held: Arc<AtomicI64>,
 }
 
 impl Lease {
@@ -55,13 +59,25 @@ impl Lease {
         let options = CollectionOptions::builder().write_concern(written).build();
         let leases = database.collection_with_options(&wire::window::leases(windows.name()), options);
         let (holder, pod) = (holder.to_owned(), pod.map(str::to_owned));
-        Self { leases, company: company.clone(), holder, pod, draining: watch::Sender::new(false) }
+        Self {
+            leases,
+            company: company.clone(),
+            holder,
+            pod,
+            draining: watch::Sender::new(false),
+            held: Arc::default(),
+        }
     }
 
     /// Whether the company is being drained, as the last renewal said.
     #[must_use]
     pub fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
+    }
+
+    /// Says from the next renewal on that so many messages are taken and not acknowledged.
+    pub fn holds(&self, messages: u64) {
+        self.held.store(i64::try_from(messages).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     /// Waits until the lease is ours.
@@ -154,6 +170,7 @@ impl Lease {
             field::HOLDER: ours(literal(&self.holder), field::HOLDER),
             field::POD: ours(literal(self.pod.as_deref().unwrap_or_default()), field::POD),
             UNTIL: ours(doc! {"$add": ["$$NOW", millis(TIME_TO_LIVE)]}, UNTIL),
+            HELD: ours(doc! {"$literal": self.held.load(Ordering::Relaxed)}, HELD),
         }}]
     }
 }

@@ -53,6 +53,8 @@ pub struct Pipeline {
     filled: VecDeque<Filled>,
     inserting: Option<u64>,
     stored: Option<u64>,
+    /// Events of the window that is being stored, or that is and waits for its acknowledgement.
+    under_way: u32,
     diverting: BTreeSet<u64>,
     alone: VecDeque<u64>,
     skipped: Option<u64>,
@@ -72,6 +74,7 @@ impl Pipeline {
             filled: VecDeque::new(),
             inserting: None,
             stored: None,
+            under_way: 0,
             diverting: BTreeSet::new(),
             alone: VecDeque::new(),
             skipped: None,
@@ -140,6 +143,7 @@ impl Pipeline {
         }
         let filled = self.filled.pop_front()?;
         self.inserting = Some(filled.last_tag);
+        self.under_way = filled.summary.count;
         Some(filled)
     }
 
@@ -159,6 +163,7 @@ impl Pipeline {
         }
         let tag = self.stored.filter(|stored| self.diverting.first().is_none_or(|first| first > stored))?;
         self.stored = None;
+        self.under_way = 0;
         Some(Ack { tag, multiple: true })
     }
 
@@ -170,6 +175,14 @@ impl Pipeline {
             && self.diverting.is_empty()
             && self.alone.is_empty()
             && self.skipped.is_none()
+    }
+
+    /// Messages taken and not acknowledged. Of a run of copies that are skipped one counts: they are acknowledged together and at once.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        let filled: u64 = self.filled.iter().map(|filled| u64::from(filled.summary.count)).sum();
+        let alone = self.diverting.len() + self.alone.len() + usize::from(self.skipped.is_some());
+        u64::from(self.batch.count()) + filled + u64::from(self.under_way) + alone as u64
     }
 
     /// Events of the window that is being filled.
@@ -363,6 +376,7 @@ mod tests {
                         unacked.remove(&tag);
                     }
                 }
+                prop_assert_eq!(pipeline.held(), unacked.len() as u64);
                 if under_way.is_none() {
                     under_way = pipeline.next_insert();
                 }

@@ -71,6 +71,8 @@ pub async fn run(surroundings: &Surroundings<'_>, stop: &CancellationToken) -> a
     };
     surroundings.metrics.active.set(0);
     surroundings.metrics.window_events.set(0);
+    // With the connection all of it went back to the queue.
+    surroundings.lease.holds(0);
     // Only now, so that whoever takes over finds the events that were held in their old order.
     surroundings.lease.release().await;
     ended
@@ -160,6 +162,7 @@ impl<'a> Session<'a> {
         let mut draining = self.surroundings.lease.draining();
         loop {
             self.advance().await?;
+            self.surroundings.lease.holds(self.pipeline.held());
             let flush_in = self.flush_in(now_ms(), *draining.borrow());
             tokio::select! {
                 () = stop.cancelled() => break,

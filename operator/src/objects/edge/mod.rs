@@ -45,7 +45,7 @@ fn service(plan: &Plan) -> Service {
         ..super::service_port(name, port, name)
     };
     let mut ports = vec![ServicePort { node_port: *node_port, ..port("http", 80, target) }];
-    if part == Part::Edge && plan.edge.tls.is_some() {
+    if part == Part::Edge && plan.edge_certificate().is_some() {
         ports.push(ServicePort { node_port: *https_node_port, ..port("https", 443, nginx::TLS) });
     }
     Service {

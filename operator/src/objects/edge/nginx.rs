@@ -9,10 +9,10 @@ use k8s_openapi::api::core::v1::{
 };
 use wire::env;
 
-use super::super::{Objects, Replace, deployment, disruption_budget, fingerprint, metadata, pod};
+use super::super::{Objects, Replace, certificates, deployment, disruption_budget, fingerprint, metadata, pod};
 use crate::crd::{Edge, EdgeLimits, EdgeService, ServiceType};
 use crate::names::{self, Part};
-use crate::plan::Plan;
+use crate::plan::{EdgeCertificate, Plan};
 
 /// Ports of the container; below 1024 would need a privilege.
 pub(super) const PLAIN: u16 = 8080;
@@ -26,14 +26,15 @@ const USER: i64 = 101;
 
 /// The ports that are anybody's.
 pub(in crate::objects) fn public_ports(plan: &Plan) -> Vec<u16> {
-    [PLAIN].into_iter().chain(plan.edge.tls.is_some().then_some(TLS)).collect()
+    [PLAIN].into_iter().chain(plan.edge_certificate().is_some().then_some(TLS)).collect()
 }
 
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     let selector = names::selector(&plan.name, Part::Edge);
     let name = names::part(&plan.name, Part::Edge);
     let metadata = || metadata(plan, name.clone(), &selector);
-    let files = files(&plan.edge);
+    let certificate = plan.edge_certificate();
+    let files = files(&plan.edge, certificate.as_ref());
     let read_at_start = fingerprint(&files.values().flat_map(|text| [text.as_str(), "\0"]).collect::<String>());
 
     objects.config_maps.push(ConfigMap { metadata: metadata(), data: Some(files), ..ConfigMap::default() });
@@ -55,20 +56,20 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         pod::memory_volume("temporary", "64Mi"),
         pod::memory_volume("temporary-twin", "64Mi"),
     ];
-    if let Some(tls) = &plan.edge.tls {
+    if let Some(certificate) = certificate {
         ports.push(pod::port("https", TLS));
         mounts.push(pod::mount("certificate", "/etc/edge-tls", true));
-        volumes.push(Volume {
-            name: "certificate".into(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(tls.secret_name.clone()),
+        let secret = match certificate {
+            EdgeCertificate::Own(secret) => certificates::of_edge(secret),
+            EdgeCertificate::Users(secret) => SecretVolumeSource {
+                secret_name: Some(secret),
                 default_mode: Some(0o440),
                 // A pod without it serves, and takes it when it comes.
                 optional: Some(true),
                 ..SecretVolumeSource::default()
-            }),
-            ..Volume::default()
-        });
+            },
+        };
+        volumes.push(Volume { name: "certificate".into(), secret: Some(secret), ..Volume::default() });
     }
     let container = Container {
         name: "nginx".into(),
@@ -126,7 +127,7 @@ fn twin(first: Container, command: Vec<String>) -> Container {
 }
 
 /// The files of the ConfigMap.
-fn files(edge: &Edge) -> BTreeMap<String, String> {
+fn files(edge: &Edge, certificate: Option<&EdgeCertificate>) -> BTreeMap<String, String> {
     let ports = |text: &str| text.replace("PLAIN_PORT", &PLAIN.to_string()).replace("TLS_PORT", &TLS.to_string());
     let limits = edge.limits.clone().unwrap_or_default();
     let configuration = include_str!("nginx.conf")
@@ -140,11 +141,34 @@ fn files(edge: &Edge) -> BTreeMap<String, String> {
         ("nginx.conf", configuration),
         ("page.conf", page),
         ("plain.conf", ports(include_str!("plain.conf"))),
-        ("tls.conf", ports(include_str!("tls.conf")).replace("HTTPS_PORT", &https_port(&edge.service))),
+        ("tls.conf", ports(&with_certificate(edge, certificate))),
         ("start.sh", start),
     ]
     .map(|(name, text)| (name.to_owned(), text))
     .into()
+}
+
+/// The two servers of an NGINX with a certificate. Only who writes `edge.tls` wants everybody there: under an authority that no browser knows
+/// plain HTTP stays, for load balancers and forwarded ports. A pipeline without TLS has the file as it always was, for another one replaces its pods.
+fn with_certificate(edge: &Edge, certificate: Option<&EdgeCertificate>) -> String {
+    let (heading, plain, stay) = match (&edge.tls, certificate) {
+        (None, Some(EdgeCertificate::Own(_))) => {
+            ("HTTPS beside plain HTTP", "include /tmp/edge/page.conf;".to_owned(), String::new())
+        }
+        _ => (
+            "plain requests are sent to HTTPS",
+            format!("return 308 https://${{host}}{}$request_uri;", https_port(&edge.service)),
+            lines(
+                4,
+                [
+                    "# A day: long enough for those who come back, short enough to go back to plain HTTP one day.",
+                    "add_header Strict-Transport-Security max-age=86400 always;",
+                ]
+                .map(str::to_owned),
+            ),
+        ),
+    };
+    include_str!("tls.conf").replace("HEADING", heading).replace("PLAIN_REQUESTS", &plain).replace("    STAY\n", &stay)
 }
 
 /// What follows the host's name in an address of HTTPS.
