@@ -169,7 +169,7 @@ func open(dialer *websocket.Dialer, retries *atomic.Int64) *websocket.Conn {
 		if err == nil {
 			return socket
 		}
-		if retries.Add(1) > 1000 {
+		if retries.Add(1) > 20_000 {
 			log.Fatalf("too many failures to connect, the last: %v", err)
 		}
 		time.Sleep(100 * time.Millisecond)
