@@ -11,10 +11,13 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Port;
+
+/// Connections that wait to be accepted: when a pod is gone its pages come to the others within a second. The kernel takes at most its `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
 
 /// Whether the process does its work, and if not, what it waits for. Clones share the state.
 #[derive(Clone, Debug)]
@@ -114,12 +117,12 @@ async fn metrics(State(health): State<Health>) -> impl IntoResponse {
 /// # Errors
 /// When a port that was asked for is taken. A default that is taken gives way to a free one, so that several programs
 /// run on one machine without settings.
-pub async fn bind(name: &str, port: Port) -> anyhow::Result<TcpListener> {
+pub fn bind(name: &str, port: Port) -> anyhow::Result<TcpListener> {
     let (Port::Default(number) | Port::Explicit(number)) = port;
-    match (TcpListener::bind(("0.0.0.0", number)).await, port) {
+    match (listen(number), port) {
         (Ok(listener), _) => Ok(listener),
         (Err(error), Port::Default(_)) => {
-            let listener = TcpListener::bind(("0.0.0.0", 0)).await.context("cannot bind any port")?;
+            let listener = listen(0).context("cannot bind any port")?;
             let taken = listener.local_addr().map_or(0, |address| address.port());
             tracing::warn!(
                 "port {number} cannot be used ({error}), serving on port {taken} instead; set {name} to choose one"
@@ -130,6 +133,14 @@ pub async fn bind(name: &str, port: Port) -> anyhow::Result<TcpListener> {
             Err(error).with_context(|| format!("{name}: cannot bind port {number}; set another one"))
         }
     }
+}
+
+fn listen(port: u16) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    // What a process before left behind on its port does not keep it taken.
+    socket.set_reuseaddr(true)?;
+    socket.bind((std::net::Ipv4Addr::UNSPECIFIED, port).into())?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves the endpoints until `stop`. Meant to be spawned.

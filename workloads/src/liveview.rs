@@ -8,6 +8,7 @@ pub mod board;
 pub mod cursor;
 pub mod events;
 pub mod feed;
+pub mod files;
 pub mod metrics;
 pub mod news;
 pub mod page;
@@ -15,12 +16,15 @@ pub mod reader;
 pub mod routes;
 pub mod settings;
 pub mod socket;
+pub mod text;
+pub mod upgrade;
 pub mod windows;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -48,7 +52,8 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::waiting("reading the database for the first time");
     let windows = settings.database.windows()?;
-    let (sender, latest) = watch::channel(None);
+    let (news, latest) = watch::channel(None);
+    let (whole_frames, wholes) = watch::channel(None);
     let (attendance, unattended) = watch::channel(attendance::Unattended::new());
     let (closing, open) = (CancellationToken::new(), TaskTracker::new());
     let behind = Arc::<AtomicBool>::default();
@@ -58,15 +63,27 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         unattended,
-        news: sender,
+        news,
+        wholes: whole_frames,
         behind: behind.clone(),
+        readers: open.clone(),
     };
     let feeding = tokio::spawn(feed.run());
     let looking = tokio::spawn(attendance::look(windows.clone(), attendance));
+    let files = files::raise_limit();
+    let places = files::readers(settings.max_readers, files);
+    if places < settings.max_readers {
+        tracing::warn!(
+            "this process may open {} files, so it takes {places} readers and not {}",
+            files.unwrap_or_default(),
+            settings.max_readers
+        );
+    }
     let readers = Readers {
         latest: latest.clone(),
+        wholes,
         behind,
-        places: Arc::new(Semaphore::new(settings.max_readers)),
+        places: Arc::new(Semaphore::new(places)),
         closing: closing.clone(),
         spread: settings.spread,
         open: open.clone(),
@@ -77,6 +94,8 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
     if let Ok(address) = listener.local_addr() {
         tracing::info!("serving on http://{address}");
     }
+    // A frame does not wait until the page has confirmed the one before (Nagle's algorithm).
+    let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
     let serving = axum::serve(listener, app).with_graceful_shutdown(closing.clone().cancelled_owned());
     let stopping = async {
         stop.cancelled().await;

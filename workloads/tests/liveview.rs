@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use futures::{SinkExt, StreamExt};
+use futures::{FutureExt, SinkExt, StreamExt};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
@@ -119,6 +119,62 @@ async fn many_changes_make_few_frames() {
     }
     let beats = started.elapsed().as_millis() / 500 + 2;
     assert!(frames <= beats, "{frames} frames in {:?}", started.elapsed());
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_page_that_says_where_it_stands_does_not_wait_for_the_beat_of_whole_frames() {
+    let database = Database::new().await;
+    let running = start(&database).await;
+    let (mut whole, mut page) = (connect(&running, "/").await, connect(&running, "/ws?since=").await);
+    frame(&mut whole).await;
+    frame(&mut page).await;
+    let mut sooner = 0;
+    // A machine that is busy elsewhere for half a second decides one round, not all.
+    for price in 1..=10 {
+        insert(&database, doc! {"company": "MSFT", "avgPrice": f64::from(price)}).await;
+        while frame(&mut page).await.prices.first().is_none_or(|window| window.avg_price < f64::from(price)) {}
+        let whole_came = matches!(whole.next().now_or_never(), Some(Some(Ok(Message::Text(_)))));
+        sooner += u32::from(!whole_came);
+    }
+    assert!(sooner >= 5, "{sooner} of 10");
+    insert(&database, doc! {"company": "MSFT", "avgPrice": 11.0}).await;
+    while frame(&mut whole).await.prices[0].avg_price < 11.0 {}
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn the_answers_to_a_pages_pings_come_between_whole_frames() {
+    let database = Database::new().await;
+    let wide: Vec<Document> = (0..400)
+        .map(|number| doc! {"company": format!("C{number:03}"), "avgPrice": 1.0, "writer": "w".repeat(2000)})
+        .collect();
+    database.windows.insert_many(wide).await.unwrap();
+    let running = start(&database).await;
+    let mut socket = connect(&running, "/").await;
+    frame(&mut socket).await;
+    // Frames larger than any buffer are under way while the pings arrive.
+    for price in 2..6_u8 {
+        insert(&database, doc! {"company": "C000", "avgPrice": f64::from(price)}).await;
+        for number in 0..20 {
+            socket.send(Message::Ping(vec![20 * price + number].into())).await.unwrap();
+        }
+    }
+    let (mut answers, mut newest) = (Vec::new(), 1.0);
+    while answers.last() != Some(&119) || newest < 5.0 {
+        match timeout(Duration::from_secs(30), socket.next()).await.expect("a message").unwrap().unwrap() {
+            Message::Text(text) => {
+                newest = serde_json::from_str::<Frame>(&text).unwrap().prices[0].avg_price;
+            }
+            Message::Pong(number) => answers.push(number[0]),
+            Message::Ping(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    // The newest of several may be answered for all of them (RFC 6455, 5.5.3).
+    assert!(answers.is_sorted(), "{answers:?}");
     running.end().await;
     database.drop().await;
 }

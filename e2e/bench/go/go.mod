@@ -3,6 +3,7 @@ module stockpipeline/bench
 go 1.25.0
 
 require (
+	github.com/gorilla/websocket v1.5.3
 	github.com/rabbitmq/amqp091-go v1.16.0
 	go.mongodb.org/mongo-driver/v2 v2.10.0
 )

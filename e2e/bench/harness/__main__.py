@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-from . import machine, report
+from . import liveview, machine, report
 from .contestants import INSTALLED
 from .process import Failed
-from .scenarios import SCENARIOS
+from .scenarios import SCENARIOS as PROGRAMS
 from .servers import Servers, spent
 
+SCENARIOS = {**PROGRAMS, **liveview.SCENARIOS}
 DOCUMENT = machine.REPOSITORY / "docs/benchmarks.md"
 
 

@@ -41,6 +41,16 @@ PUBLISHERS = [PUBLISHER, GO_SEQUENCED, GO_PUBLISHER, NODE_PUBLISHER, PIKA_PUBLIS
 
 TICKER = Contestant("Go, a ticker", [str(INSTALLED / "go/ticker")])
 
+LIVEVIEW = Contestant("ours", [str(OURS / "stock-liveview")])
+NODE_LIVEVIEW = Contestant("Node express and ws", ["node", str(BENCH / "node/liveview.js")])
+LIVEVIEWS = [LIVEVIEW, NODE_LIVEVIEW]
+SOCKETS = Contestant("sockets", [str(INSTALLED / "go/sockets")])
+
+
+def wrk(url, seconds):
+    """A load of requests: one thread, so that the server has the other core."""
+    return Contestant("wrk", ["wrk", "--threads", "1", "--connections", "50", "--duration", f"{seconds}s", "--latency", url])
+
 
 def perftest(broker_url, queue, *options):
     """RabbitMQ's own load generator, on a queue that is there."""

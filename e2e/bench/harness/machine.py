@@ -42,13 +42,14 @@ def versions(servers):
     go["go"] = said(["go", "version"]).split()[2].removeprefix("go")
     node = json.loads((BENCH / "node/package.json").read_text())["dependencies"]
     python = dict(line.split("==") for line in (BENCH / "python/requirements.txt").read_text().split())
-    rust = dict(re.findall(r'name = "(lapin|mongodb)"\nversion = "([^"]+)"', (REPOSITORY / "Cargo.lock").read_text()))
+    rust = dict(re.findall(r'name = "(lapin|mongodb|axum|tungstenite)"\nversion = "([^"]+)"', (REPOSITORY / "Cargo.lock").read_text()))
     perftest = re.search(r"<artifactId>perf-test</artifactId>\s*<version>([^<]+)", (BENCH / "perftest/pom.xml").read_text())[1]
     return {
         **servers.versions,
-        "ours": f"{said(['rustc', '--version']).split(' (')[0]}, lapin {rust['lapin']}, mongodb {rust['mongodb']}",
-        "Go": f"{go['go']}, amqp091-go {go['amqp091-go']}, mongo-driver {go['mongo-driver']}",
-        "Node": f"{said(['node', '--version'])}, amqplib {node['amqplib']}, mongodb {node['mongodb']}",
+        "ours": f"{said(['rustc', '--version']).split(' (')[0]}, lapin {rust['lapin']}, mongodb {rust['mongodb']}, axum {rust['axum']}, tungstenite {rust['tungstenite']}",
+        "Go": f"{go['go']}, amqp091-go {go['amqp091-go']}, mongo-driver {go['mongo-driver']}, gorilla/websocket {go['websocket']}",
+        "Node": f"{said(['node', '--version'])}, amqplib {node['amqplib']}, mongodb {node['mongodb']}, express {node['express']}, ws {node['ws']}",
         "Python": f"{said([PYTHON, '--version']).split()[1]}, pika {python['pika']}, pymongo {python['pymongo']}",
         "PerfTest": f"{perftest}, {said(['java', '-version'])}",
+        "wrk": said(["dpkg-query", "--show", "--showformat", "${Version}", "wrk"]),
     }

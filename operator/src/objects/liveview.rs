@@ -72,7 +72,8 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         container,
         image: &plan.images.workloads,
         pull_policy: plan.images.pull_policy.as_deref(),
-        resources: pod::resources("20m", "24Mi", "128Mi"),
+        // The limit is twice what `MAX_READERS` sockets take, of which the kernel's part counts for the pod too.
+        resources: pod::resources("20m", "24Mi", "256Mi"),
         volumes,
         template: &plan.liveview.template,
     });

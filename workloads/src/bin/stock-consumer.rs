@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             &args.logs,
             async || Settings::parse(&args).await,
             async |settings, stop| {
-                let listener = health::bind(wire::env::METRICS_PORT, settings.port).await?;
+                let listener = health::bind(wire::env::METRICS_PORT, settings.port)?;
                 consumer::run(settings, listener, stop).await
             },
         ),

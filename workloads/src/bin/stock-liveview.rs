@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         &args.logs,
         async || Settings::parse(&args).await,
         async |settings, stop| {
-            let listener = health::bind(wire::env::PORT, settings.port).await?;
+            let listener = health::bind(wire::env::PORT, settings.port)?;
             liveview::run(settings, listener, stop).await
         },
     )

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         &args.logs,
         async || Settings::parse(&args),
         async |settings, stop| {
-            let listener = health::bind(wire::env::METRICS_PORT, settings.port).await?;
+            let listener = health::bind(wire::env::METRICS_PORT, settings.port)?;
             publisher::run(settings, listener, stop).await
         },
     )

@@ -63,7 +63,7 @@ impl Library {
 /// `/api/prices`: the frame every page starts with.
 pub async fn prices(State(latest): State<Latest>) -> Response {
     match latest.borrow().clone() {
-        Some(news) => ([(header::CONTENT_TYPE, "application/json")], news.whole().as_str().to_owned()).into_response(),
+        Some(news) => ([(header::CONTENT_TYPE, "application/json")], news.whole().body()).into_response(),
         None => refuse(StatusCode::SERVICE_UNAVAILABLE, "the database was not read yet; try again"),
     }
 }

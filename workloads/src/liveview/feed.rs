@@ -14,10 +14,11 @@ use mongodb::error::ErrorKind;
 use mongodb::options::FullDocumentType;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::task::TaskTracker;
 use wire::Window;
 
 use super::attendance::Unattended;
-use super::beat::{BEAT, Beat};
+use super::beat::{BEAT, Beat, step};
 use super::board::Board;
 use super::metrics::Metrics;
 use super::news::{News, Troubles};
@@ -47,22 +48,41 @@ pub struct Feed {
     pub metrics: Metrics,
     /// Companies without a consumer that works.
     pub unattended: watch::Receiver<Unattended>,
-    /// Where the news go.
+    /// Where the news go, for readers of changes.
     pub news: watch::Sender<Option<Arc<News>>>,
-    /// Whether a change is known that the news do not tell yet.
+    /// Where some of the news go, for readers of whole frames.
+    pub wholes: watch::Sender<Option<Arc<News>>>,
+    /// Whether a change is known that the whole frames do not tell yet.
     pub behind: Arc<AtomicBool>,
+    /// Readers: with many of them the news are fewer.
+    pub readers: TaskTracker,
 }
 
 /// What is known of the database, and what of it the pages have heard.
 #[derive(Default)]
 struct Knowledge {
     board: Board,
-    beat: Beat,
+    news: Beat,
+    wholes: Beat,
     /// See [`super::cursor::Cursor`].
     source: u32,
     /// Since when the database has been answering without an end; `None` while it does not.
     followed: Option<Instant>,
     silent_since: Option<String>,
+}
+
+impl Knowledge {
+    /// There is something to tell to so many readers.
+    fn changed(&mut self, readers: usize) {
+        let now = Instant::now();
+        self.news.changed(now, step(readers));
+        self.wholes.changed(now, BEAT);
+    }
+
+    /// When the next frame is due.
+    fn due(&self) -> Option<Instant> {
+        self.news.due().into_iter().chain(self.wholes.due()).min()
+    }
 }
 
 impl Feed {
@@ -154,7 +174,7 @@ impl Feed {
         known: &mut Knowledge,
     ) -> anyhow::Result<std::convert::Infallible> {
         loop {
-            let due = known.beat.due();
+            let due = known.due();
             tokio::select! {
                 change = timeout(SILENCE, changes.next_if_any()) => {
                     let change = change.map_err(|_| silent())?.map_err(in_words).context("the change stream is lost")?;
@@ -165,13 +185,13 @@ impl Feed {
                     };
                     self.metrics.changes.inc();
                     if self.apply(change, &mut known.board).await? {
-                        known.beat.changed(Instant::now());
+                        known.changed(self.readers.len());
                         self.behind.store(true, Ordering::Relaxed);
                     }
                 }
-                () = changed(&mut self.unattended) => known.beat.changed(Instant::now()),
+                () = changed(&mut self.unattended) => known.changed(self.readers.len()),
                 () = async { match due { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
-                    self.send(known);
+                    self.send_due(known);
                 }
             }
         }
@@ -207,17 +227,40 @@ impl Feed {
         answered(newest).await.context("cannot read the newest windows")
     }
 
+    /// Everything to everybody, now.
     fn send(&mut self, known: &mut Knowledge) {
+        self.send_news(known);
+        self.send_wholes(known);
+    }
+
+    fn send_due(&mut self, known: &mut Knowledge) {
+        let now = Instant::now();
+        let is_due = |beat: Beat| beat.due().is_some_and(|due| due <= now);
+        let wholes = is_due(known.wholes);
+        // Whole frames tell all that is known, and what the ones are told is not kept back from the others.
+        if is_due(known.news) || wholes && known.news.due().is_some() {
+            self.send_news(known);
+        }
+        if wholes {
+            self.send_wholes(known);
+        }
+    }
+
+    fn send_wholes(&mut self, known: &mut Knowledge) {
+        self.wholes.send_replace(self.news.borrow().clone());
+        known.wholes.sent(Instant::now());
+        self.behind.store(false, Ordering::Relaxed);
+    }
+
+    fn send_news(&mut self, known: &mut Knowledge) {
         self.metrics.companies.set(i64::try_from(known.board.len()).unwrap_or(i64::MAX));
         let troubles = Troubles {
             unattended: self.unattended.borrow_and_update().clone(),
             database_silent_since: known.silent_since.clone(),
         };
-        let before = self.news.borrow().clone();
-        let news = News::new(known.board.clone(), known.source, self.pod.clone(), troubles, before.as_deref());
+        let news = News::new(known.board.clone(), known.source, self.pod.clone(), troubles);
         self.news.send_replace(Some(Arc::new(news)));
-        known.beat.sent(Instant::now());
-        self.behind.store(false, Ordering::Relaxed);
+        known.news.sent(Instant::now());
     }
 
     fn contact(&self) {

@@ -2,18 +2,21 @@
 //! Rule: pure; each text is made once, however many pages get it, and only if one wants it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use axum::extract::ws::Utf8Bytes;
 use tokio::sync::watch;
 use wire::Frame;
 use wire::frame::FrameType;
 
 use super::board::Board;
 use super::cursor::Cursor;
+use super::text::Text;
 
 /// The news of the moment; `None` until the database was read once.
 pub type Latest = watch::Receiver<Option<Arc<News>>>;
+
+/// Readers stand where one of the last news stood; texts of so many places are kept. Positions that clients make up fill no memory.
+const PLACES: usize = 32;
 
 /// One moment.
 #[derive(Debug, Default)]
@@ -22,10 +25,9 @@ pub struct News {
     pod: Option<String>,
     source: u32,
     troubles: Troubles,
-    /// Where the news before these stood, which is where nearly every reader stands.
-    before: Option<Cursor>,
-    whole: OnceLock<Utf8Bytes>,
-    step: OnceLock<Utf8Bytes>,
+    whole: OnceLock<Text>,
+    /// What changed since a position of the same source.
+    changes: Mutex<BTreeMap<u64, Text>>,
 }
 
 /// What keeps windows from coming, as far as a liveview can know.
@@ -38,11 +40,10 @@ pub struct Troubles {
 }
 
 impl News {
-    /// The news that follow `before`.
+    /// The news of a board.
     #[must_use]
-    pub fn new(board: Board, source: u32, pod: Option<String>, troubles: Troubles, before: Option<&Self>) -> Self {
-        let before = before.map(Self::cursor);
-        Self { board, pod, source, troubles, before, ..Self::default() }
+    pub fn new(board: Board, source: u32, pod: Option<String>, troubles: Troubles) -> Self {
+        Self { board, pod, source, troubles, ..Self::default() }
     }
 
     /// Where they stand.
@@ -53,25 +54,34 @@ impl News {
 
     /// The frame of all companies.
     #[must_use]
-    pub fn whole(&self) -> Utf8Bytes {
+    pub fn whole(&self) -> Text {
         self.whole.get_or_init(|| self.text(FrameType::Prices, self.board.all())).clone()
     }
 
     /// The frame for a reader that has come to `cursor`, and where it stands after it.
     #[must_use]
-    pub fn since(&self, cursor: Option<Cursor>) -> (Utf8Bytes, Cursor) {
+    pub fn since(&self, cursor: Option<Cursor>) -> (Text, Cursor) {
         let now = self.cursor();
         let Some(seen) = cursor.filter(|cursor| cursor.source == self.source) else { return (self.whole(), now) };
-        let changes = || match self.board.since(seen.at) {
-            Some(windows) => self.text(FrameType::Changes, windows),
-            None => self.whole(),
-        };
-        let text = if cursor == self.before { self.step.get_or_init(changes).clone() } else { changes() };
+        let text = self.changes(seen.at);
         // A pod that is behind must not take a reader back.
         (text, Cursor { at: now.at.max(seen.at), ..now })
     }
 
-    fn text(&self, kind: FrameType, windows: Vec<wire::Window>) -> Utf8Bytes {
+    fn changes(&self, at: u64) -> Text {
+        let mut known = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(text) = known.get(&at) {
+            return text.clone();
+        }
+        let Some(windows) = self.board.since(at) else { return self.whole() };
+        let text = self.text(FrameType::Changes, windows);
+        if known.len() < PLACES {
+            known.insert(at, text.clone());
+        }
+        text
+    }
+
+    fn text(&self, kind: FrameType, windows: Vec<wire::Window>) -> Text {
         let unattended = self.troubles.unattended.iter().filter(|(company, _)| self.board.has(company));
         let frame = Frame {
             kind,
@@ -81,7 +91,7 @@ impl News {
             ..Frame::new(windows, self.pod.clone())
         };
         // Plain data, whose numbers are finite, always has a text.
-        serde_json::to_string(&frame).unwrap_or_default().into()
+        Text::new(&serde_json::to_string(&frame).unwrap_or_default())
     }
 }
 
@@ -94,27 +104,30 @@ mod tests {
             .unwrap()
     }
 
-    fn frame(text: &str) -> Frame {
-        serde_json::from_str(text).unwrap()
+    fn frame(text: &Text) -> Frame {
+        serde_json::from_str(text.as_str()).unwrap()
     }
 
-    fn news(board: &Board, troubles: Troubles, before: Option<&News>) -> News {
-        News::new(board.clone(), 0, Some("pod".into()), troubles, before)
+    fn news(board: &Board, troubles: Troubles) -> News {
+        News::new(board.clone(), 0, Some("pod".into()), troubles)
     }
 
     #[test]
     fn a_reader_gets_everything_first_and_then_what_changed() {
         let mut board = Board::default();
         board.replace(vec![window("A", 1), window("B", 1)], 10);
-        let first = news(&board, Troubles::default(), None);
+        let first = news(&board, Troubles::default());
         let (text, cursor) = first.since(None);
         assert_eq!((frame(&text).kind, frame(&text).prices.len()), (FrameType::Prices, 2));
         board.offer(window("B", 2), 11);
-        let second = news(&board, Troubles::default(), Some(&first));
+        let second = news(&board, Troubles::default());
         let (text, after) = second.since(Some(cursor));
         assert_eq!((frame(&text).kind, frame(&text).prices.len()), (FrameType::Changes, 1));
         assert_eq!(frame(&text).at, Some(after.to_string()));
         assert_eq!(frame(&second.since(Some(after)).0).prices.len(), 0);
+        let made_up = (0..3 * PLACES as u64).map(|at| second.since(Some(Cursor { source: 0, at })).0);
+        assert!(made_up.map(|text| frame(&text).prices.len()).all(|changed| changed <= 2));
+        assert_eq!(second.changes.lock().unwrap().len(), PLACES);
         let stranger = Cursor { source: 9, at: 11 };
         assert_eq!(
             frame(&second.since(Some(stranger)).0).kind,
@@ -128,7 +141,7 @@ mod tests {
         let mut board = Board::default();
         board.replace(vec![window("A", 1)], 10);
         let ahead = Cursor { source: 0, at: 20 };
-        let (text, cursor) = news(&board, Troubles::default(), None).since(Some(ahead));
+        let (text, cursor) = news(&board, Troubles::default()).since(Some(ahead));
         assert_eq!((frame(&text).prices.len(), cursor), (0, ahead));
     }
 
@@ -140,7 +153,7 @@ mod tests {
             unattended: [("A".to_owned(), "then".to_owned()), ("GONE".to_owned(), String::new())].into(),
             database_silent_since: Some("now".into()),
         };
-        let news = news(&board, troubles, None);
+        let news = news(&board, troubles);
         for text in [news.whole(), news.since(Some(news.cursor())).0] {
             assert_eq!(frame(&text).unattended, [("A".to_owned(), "then".to_owned())].into());
             assert_eq!(frame(&text).database_silent_since.as_deref(), Some("now"));

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::extract::ws::Utf8Bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,6 +16,7 @@ use super::beat::BEAT;
 use super::cursor::Cursor;
 use super::metrics::{Client, Metrics, Transport};
 use super::news::Latest;
+use super::text::Text;
 
 /// When somebody who was refused may come again.
 const RETRY_AFTER_SECONDS: &str = "5";
@@ -28,7 +28,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(10);
 pub struct Readers {
     /// The news.
     pub latest: Latest,
-    /// Whether a change is known that the news do not tell yet.
+    /// Those of them that readers of whole frames get.
+    pub wholes: Latest,
+    /// Whether a change is known that the whole frames do not tell yet.
     pub behind: Arc<AtomicBool>,
     /// Places that are free.
     pub places: Arc<Semaphore>,
@@ -75,7 +77,7 @@ impl Readers {
             self.metrics.refused.inc();
             return Err(Box::new(full()));
         };
-        let mut latest = self.latest.clone();
+        let mut latest = if wants == Wants::Whole { self.wholes.clone() } else { self.latest.clone() };
         latest.mark_changed();
         // It may come from another pod, whose beat is another, and must not be shown less than it saw there. One that tells where it stands cannot.
         let waits = wants == Wants::Whole && self.behind.load(Ordering::Relaxed);
@@ -98,7 +100,7 @@ impl Readers {
 
 impl Reader {
     /// The next frame; `None` when there will be none. Safe to be dropped while it waits.
-    pub async fn next(&mut self) -> Option<Utf8Bytes> {
+    pub async fn next(&mut self) -> Option<Text> {
         loop {
             let beat = match self.wants {
                 Wants::Whole => self.first,
@@ -176,7 +178,7 @@ mod tests {
         let window = serde_json::json!({"_id": format!("{window:024x}"), "company": "A", "avgPrice": 1.0});
         let mut board = Board::default();
         board.replace(vec![serde_json::from_value(window).unwrap()], 1);
-        Some(Arc::new(News::new(board, 0, None, Troubles::default(), None)))
+        Some(Arc::new(News::new(board, 0, None, Troubles::default())))
     }
 
     #[tokio::test]
@@ -184,7 +186,8 @@ mod tests {
         let (sender, latest) = watch::channel(news(1));
         let behind = Arc::new(AtomicBool::new(true));
         let readers = Readers {
-            latest,
+            latest: latest.clone(),
+            wholes: latest,
             behind: behind.clone(),
             places: Arc::new(Semaphore::new(4)),
             closing: CancellationToken::new(),
@@ -198,7 +201,7 @@ mod tests {
         let mut page = come(Wants::Changes(None));
         assert!(timeout(BEAT / 2, page.next()).await.is_ok(), "one that has seen nothing is shown what there is");
         sender.send_replace(news(2));
-        assert!(timeout(BEAT / 2, waiting.next()).await.unwrap().unwrap().contains(&format!("{:024x}", 2)));
+        assert!(timeout(BEAT / 2, waiting.next()).await.unwrap().unwrap().as_str().contains(&format!("{:024x}", 2)));
         // A database that fell silent must not keep anybody waiting for news.
         assert!(timeout(BEAT * 4, come(Wants::Whole).next()).await.is_ok());
         behind.store(false, Ordering::Relaxed);

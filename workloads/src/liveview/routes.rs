@@ -2,12 +2,10 @@
 //! Rule: every answer carries the headers that keep the page to itself; there are no cookies and nothing to log in to.
 
 use axum::Router;
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{FromRef, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 
 use super::api::{self, Library};
@@ -16,6 +14,7 @@ use super::news::Latest;
 use super::page;
 use super::reader::{Readers, Wants};
 use super::socket;
+use super::upgrade::{Upgrade, wants_socket};
 
 /// What the routes need.
 #[derive(Clone, FromRef)]
@@ -47,22 +46,20 @@ pub fn router(service: Service) -> Router {
         .layer(map_response(protect))
 }
 
-type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+type Wanted = Result<Upgrade, Response>;
 
 /// The original page opens its socket at its own address, so `/` answers both.
-async fn root(state: State<Readers>, position: Query<Position>, headers: HeaderMap, wanted: Upgrade) -> Response {
+async fn root(state: State<Readers>, position: Query<Position>, headers: HeaderMap, wanted: Wanted) -> Response {
     // A client may offer other upgrades, `h2c` for one; who does not know them answers as if there were none (RFC 9110, 7.8).
-    let wants_socket =
-        headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    if wants_socket { upgrade(state, position, wanted).await } else { page::answer("index.html", &headers) }
+    if wants_socket(&headers) { upgrade(state, position, wanted).await } else { page::answer("index.html", &headers) }
 }
 
-async fn upgrade(State(readers): State<Readers>, Query(position): Query<Position>, wanted: Upgrade) -> Response {
+async fn upgrade(State(readers): State<Readers>, Query(position): Query<Position>, wanted: Wanted) -> Response {
     // Who says where it stands understands changes; all others get whole frames.
     let wants = if position.since.is_some() { Wants::Changes(position.cursor()) } else { Wants::Whole };
     match wanted {
         Ok(upgrade) => socket::accept(&readers, upgrade, wants),
-        Err(rejection) => rejection.into_response(),
+        Err(refusal) => refusal,
     }
 }
 
