@@ -73,7 +73,7 @@ pub mod default {
     pub const SHUTDOWN_GRACE: u64 = 500;
     /// Milliseconds within which liveview then closes its sockets.
     pub const SHUTDOWN_SPREAD: u64 = 1_500;
-    /// Sockets and event streams of one liveview. Measured (docs/benchmarks.md): 10 000 take 70 MiB of the process and 40 MiB of the kernel, 4 KiB each,
-    /// which is half of the memory that the operator allows the pod; and their frames take less than half of the one core that the program uses.
-    pub const MAX_READERS: usize = 10_000;
+    /// Sockets and event streams of one liveview. Measured (docs/benchmarks.md): 10 000 take 70 MiB of the process and 20 MiB of the kernel, and their frames
+    /// less than half of the one core that the program uses. So many leave a third of the memory that the operator allows the pod.
+    pub const MAX_READERS: usize = 8_000;
 }

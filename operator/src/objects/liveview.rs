@@ -72,8 +72,8 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         container,
         image: &plan.images.workloads,
         pull_policy: plan.images.pull_policy.as_deref(),
-        // The limit is twice what `MAX_READERS` sockets take, of which the kernel's part counts for the pod too.
-        resources: pod::resources("20m", "24Mi", "256Mi"),
+        // The limit is half as much again as `MAX_READERS` sockets take, of which the kernel's part counts for the pod too.
+        resources: pod::resources("20m", "24Mi", "128Mi"),
         volumes,
         template: &plan.liveview.template,
     });

@@ -30,7 +30,7 @@ pub struct Args {
     /// Milliseconds after that within which the sockets are closed, each at a moment of its own. Default 1500.
     #[arg(long, env = env::SHUTDOWN_SPREAD)]
     pub shutdown_spread: Option<String>,
-    /// Sockets and event streams at a time; more are refused. Default 10000.
+    /// Sockets and event streams at a time; more are refused. Default 8000.
     #[arg(long, env = env::MAX_READERS)]
     pub max_readers: Option<String>,
     /// How to log.
