@@ -130,8 +130,8 @@ fn instance<K: Resource>(object: &K) -> Option<ObjectRef<Guarded>> {
     Some(ObjectRef::new(names::pipeline_of(object)?).within(namespace))
 }
 
-/// Objects of one answer while a store is filled: it is in memory as text, as values and as objects at once.
-const PAGE: u32 = 50;
+/// Objects of one answer while a store is filled: it is in memory as text, as values and as objects at once, and its connection keeps a buffer of its size.
+const PAGE: u32 = 20;
 
 fn api<K>(client: &Client, namespace: &str) -> Api<K>
 where

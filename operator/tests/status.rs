@@ -668,7 +668,11 @@ fn a_pipeline_whose_publishers_are_still_stopping_is_not_paused_whatever_the_que
 fn who_publishes_beside_us_to_a_queue_that_is_to_run_empty_is_told() {
     let mut seen = all_well_for(&["AAPL", "MSFT"]);
     seen.left = left(&[("MSFT", 0)]);
-    seen.queues = [("AAPL".to_owned(), QueueReport { published: true, ..QueueReport::default() })].into();
+    seen.queues = [(
+        "AAPL".to_owned(),
+        QueueReport { queue_type: Some("quorum".into()), published: true, ..QueueReport::default() },
+    )]
+    .into();
     let status = paused(&seen);
     let message = condition(&status, "Paused").2;
     assert!(
