@@ -28,7 +28,7 @@ use crate::kubernetes;
 use crate::relay::{Disturbance, Relay};
 
 /// How long a test waits for a condition. Many worlds share two cores.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// The pipeline's name.
 pub const NAME: &str = "demo";
 
