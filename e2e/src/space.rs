@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use futures::FutureExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use operator::crd::StockPipeline;
@@ -166,6 +167,16 @@ impl Space {
             Ok(pipeline)
         })
         .await
+    }
+
+    /// A condition of a pipeline's status, of whatever generation.
+    ///
+    /// # Errors
+    /// There is no such pipeline, or its status has no such condition yet.
+    pub async fn condition(&self, pipeline: &str, condition: &str) -> Result<Condition> {
+        let status = self.api::<StockPipeline>().get(pipeline).await?.status.context("there is no status")?;
+        let found = status.conditions.into_iter().find(|found| found.type_ == condition);
+        found.with_context(|| format!("there is no condition {condition}"))
     }
 
     /// The pods of a part of a pipeline.

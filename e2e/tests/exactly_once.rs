@@ -155,9 +155,7 @@ async fn pauses(space: &Space, pipeline: &mut Value) -> Result<()> {
 
 async fn paused(space: &Space, holds: bool, words: &str) -> Result<()> {
     wait_until(&format!("Paused is {holds}: {words}"), PAUSED_WITHIN, async || {
-        let status = space.api::<StockPipeline>().get(PIPELINE).await?.status.context("there is no status")?;
-        let paused = status.conditions.iter().find(|condition| condition.type_ == "Paused");
-        let paused = paused.context("there is no condition Paused")?;
+        let paused = space.condition(PIPELINE, "Paused").await?;
         let value = if holds { "True" } else { "False" };
         ensure!(paused.status == value && paused.message.contains(words), "{} {}", paused.status, paused.message);
         Ok(())

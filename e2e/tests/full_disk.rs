@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::kubectl::kubectl;
 use e2e::page::{newer_prices_of, prices_of};
 use e2e::verify::nothing_is_lost;
 use e2e::{Space, fixtures, wait_until, with_namespace};
-use operator::crd::StockPipeline;
 use serde_json::json;
 
 const PIPELINE: &str = "full";
@@ -49,8 +48,7 @@ async fn fill(space: &Space, pod: &str, folder: &str) -> Result<()> {
 
 async fn says(space: &Space, condition: &str, words: &[&str]) -> Result<()> {
     wait_until(&format!("{condition} names the disk and the remedy"), MENDED_WITHIN, async || {
-        let status = space.api::<StockPipeline>().get(PIPELINE).await?.status.context("there is no status")?;
-        let found = status.conditions.iter().find(|found| found.type_ == condition).context("it is not there")?;
+        let found = space.condition(PIPELINE, condition).await?;
         ensure!(found.status == "False", "it is {}: {}", found.status, found.message);
         ensure!(words.iter().all(|word| found.message.contains(word)), "it says: {}", found.message);
         println!("{condition}: {}", found.message);

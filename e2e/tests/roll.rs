@@ -63,9 +63,7 @@ async fn a_template_that_cannot_run_stops_the_roll_at_its_first_pod_and_its_corr
         pipeline["spec"]["database"]["template"] = json!({"image": "localhost/no-such-image:1"});
         space.apply(&pipeline).await?;
         wait_until("the status names the image that cannot be pulled", Duration::from_secs(90), async || {
-            let status = space.api::<StockPipeline>().get(PIPELINE).await?.status.context("there is no status")?;
-            let condition = status.conditions.iter().find(|condition| condition.type_ == "DatabaseReady");
-            let condition = condition.context("there is no DatabaseReady")?;
+            let condition = space.condition(PIPELINE, "DatabaseReady").await?;
             ensure!(condition.message.contains("cannot pull localhost/no-such-image:1"), "{}", condition.message);
             Ok(())
         })

@@ -81,9 +81,7 @@ async fn rotate(space: &Space, generation: u32) -> Result<()> {
     let wish = json!({"metadata": {"annotations": {names::ROTATE_CREDENTIALS: format!("wish {generation}")}}});
     pipelines.patch(PIPELINE, &PatchParams::default(), &Patch::Merge(&wish)).await?;
     wait_until("the newest users are alone", ROTATED_WITHIN, async || {
-        let status = pipelines.get(PIPELINE).await?.status.context("there is no status")?;
-        let condition = status.conditions.iter().find(|condition| condition.type_ == "CredentialsRotated");
-        let condition = condition.context("there is no condition CredentialsRotated")?;
+        let condition = space.condition(PIPELINE, "CredentialsRotated").await?;
         let done = format!(
             "generation {generation} of the broker's users is in use, generation {generation} of the database's"
         );

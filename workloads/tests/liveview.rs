@@ -145,13 +145,18 @@ async fn a_page_that_says_where_it_stands_does_not_wait_for_the_beat_of_whole_fr
     database.drop().await;
 }
 
-#[tokio::test]
-async fn the_answers_to_a_pages_pings_come_between_whole_frames() {
-    let database = Database::new().await;
+/// Windows of so many companies that a frame of them all is larger than any buffer.
+async fn insert_wide(database: &Database) {
     let wide: Vec<Document> = (0..400)
         .map(|number| doc! {"company": format!("C{number:03}"), "avgPrice": 1.0, "writer": "w".repeat(2000)})
         .collect();
     database.windows.insert_many(wide).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_answers_to_a_pages_pings_come_between_whole_frames() {
+    let database = Database::new().await;
+    insert_wide(&database).await;
     let running = start(&database).await;
     let mut socket = connect(&running, "/").await;
     frame(&mut socket).await;
@@ -183,10 +188,7 @@ async fn the_answers_to_a_pages_pings_come_between_whole_frames() {
 async fn a_page_that_does_not_read_holds_nobody_up_and_misses_only_what_is_old() {
     let database = Database::new().await;
     // Wide frames fill the sleeping page's buffers quickly.
-    let wide: Vec<Document> = (0..400)
-        .map(|number| doc! {"company": format!("C{number:03}"), "avgPrice": 1.0, "writer": "w".repeat(2000)})
-        .collect();
-    database.windows.insert_many(wide).await.unwrap();
+    insert_wide(&database).await;
     let running = start(&database).await;
     let mut sleeping = connect(&running, "/").await;
     let mut awake = connect(&running, "/").await;
