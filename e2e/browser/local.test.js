@@ -55,8 +55,10 @@ describe('prices', () => {
     await figure(page, 'MSFT').waitFor();
     const shown = await figure(page, 'MSFT').textContent();
     await liveview.windows.deleteOne({ _id: young._id });
+    await figure(page, 'MSFT').waitFor({ state: 'detached' });
     await liveview.insert(old, next('TSLA', 5));
     await shows(page, 'TSLA', '5.00');
+    await figure(page, 'MSFT').waitFor();
     assert.equal(await figure(page, 'MSFT').textContent(), shown);
   }));
 

@@ -15,6 +15,7 @@ export function madeAt(window) {
 
 export class Prices {
   companies = new Map();                     // symbol -> Company
+  gone = new Map();                          // the same, of those that no frame names now: what was shown of them still counts
   unattended = {};
   databaseSilentSince = null;
   pod = null;
@@ -27,7 +28,8 @@ export class Prices {
     for (const window of frame.prices) {
       let company = this.companies.get(window.company);
       if (!company) {
-        company = new Company(window.company);
+        company = this.gone.get(window.company) ?? new Company(window.company);
+        this.gone.delete(window.company);
         this.companies.set(window.company, company);
         others = true;
       }
@@ -37,7 +39,12 @@ export class Prices {
     }
     if (frame.type === 'prices' && frame.prices.length < this.companies.size) {
       const present = new Set(frame.prices.map(window => window.company));
-      for (const symbol of this.companies.keys()) if (!present.has(symbol)) { this.companies.delete(symbol); others = true; }
+      for (const [symbol, company] of this.companies) {
+        if (present.has(symbol)) continue;
+        this.companies.delete(symbol);
+        this.gone.set(symbol, company);
+        others = true;
+      }
     }
     this.unattended = frame.unattended ?? {};
     this.databaseSilentSince = frame.databaseSilentSince ?? null;
