@@ -1,8 +1,7 @@
-//! Brings the cluster to the wanted objects: server-side apply and prune, one generic function for every kind.
+//! Brings the cluster to the wanted objects: server-side apply and prune, one function for every kind.
 //! Rule: an object that already is as wanted is not written, one that belongs to someone else is not touched.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -11,8 +10,9 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::networking::v1::Ingress;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, Preconditions};
+use kube::core::ApiResource;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -90,8 +90,9 @@ pub async fn apply(
     target.sync(&stores.services, services).await;
     target.sync(&stores.network_policies, network_policies).await;
     target.sync(&stores.pod_disruption_budgets, pod_disruption_budgets).await;
-    let stateful_sets = target.sync_but(&stores.stateful_sets, stateful_sets, made_anew).await;
-    let deployments = target.sync(&stores.deployments, deployments).await;
+    let stateful_sets = target.sync_but(&stores.stateful_sets, stateful_sets, &made_anew).await;
+    let stateful_sets = stateful_sets.iter().filter_map(typed).chain(made_anew).collect();
+    let deployments = target.sync(&stores.deployments, deployments).await.iter().filter_map(typed).collect();
     target.sync_jobs(&stores.jobs, jobs).await;
     let ingress = target.sync_way_in(&stores.ingresses, ingresses).await;
     let http_route = target.sync_way_in(&stores.http_routes.store, http_routes).await;
@@ -103,7 +104,7 @@ pub async fn apply(
     }
     let claims_and_pods = target.claims_and_pods(stores);
     target.prune_claims(&claims_and_pods).await;
-    target.retain(target.known(&stores.secrets), &claims_and_pods.0).await;
+    target.retain(&target.known(&stores.secrets), &claims_and_pods.0).await;
     let volumes = target.look_at_volumes(&claims_and_pods);
     Applied { stateful_sets, deployments, ingress, http_route, volumes, failures: target.failures }
 }
@@ -146,59 +147,103 @@ struct Target<'a> {
     failures: Vec<Error>,
 }
 
-impl Target<'_> {
-    /// Brings one kind to what is wanted and returns the wanted objects that exist now.
-    async fn sync<K>(&mut self, store: &Children<K>, wanted: Vec<K>) -> Vec<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
-    {
-        self.sync_but(store, wanted, Vec::new()).await
+/// A kind as the API server calls it. What is done with objects is the same for all of them, so its code knows no types and is there once.
+struct Kind {
+    name: String,
+    api: Api<DynamicObject>,
+}
+
+/// An object as it is to be.
+struct Wanted {
+    object: DynamicObject,
+    /// The value of its annotation [`names::APPLIED`].
+    hash: String,
+}
+
+impl Wanted {
+    /// Nothing of what is no Kubernetes object.
+    fn new<K: Serialize>(object: &K) -> Option<Self> {
+        let hash = hash_of(object);
+        let mut object: DynamicObject = of_value(to_value(object))?;
+        object.annotations_mut().insert(names::APPLIED.into(), hash.clone());
+        Some(Self { object, hash })
     }
 
-    /// The same; those `left_alone` are wanted, and are as they are.
-    async fn sync_but<K>(&mut self, store: &Children<K>, wanted: Vec<K>, left_alone: Vec<K>) -> Vec<K>
+    /// Whether a live object says all of it. Of objects in a list the server does not say the kind.
+    fn is_said_by(&self, live: &DynamicObject) -> bool {
+        let metadata = contains(&to_value(&live.metadata), &to_value(&self.object.metadata));
+        metadata && contains(&live.data, &self.object.data)
+    }
+}
+
+impl Target<'_> {
+    fn kind<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Kind {
+        let resource = ApiResource::erase::<K>(&());
+        let api = Api::namespaced_with(self.client.clone(), &self.plan.namespace, &resource);
+        Kind { name: resource.kind, api }
+    }
+
+    /// Brings one kind to what is wanted and returns the wanted objects that exist now.
+    async fn sync<K>(&mut self, store: &Children<K>, wanted: Vec<K>) -> Vec<DynamicObject>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize,
     {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
-        let names: Vec<String> = wanted.iter().chain(&left_alone).map(ResourceExt::name_any).collect();
-        let (named, others): (Vec<_>, Vec<_>) =
-            self.known(store).into_iter().partition(|live| names.contains(&live.name_any()));
-        let mut present = self.apply_all(&api, store, named, wanted).await;
-        present.extend(left_alone);
+        self.sync_but(store, wanted, &[]).await
+    }
+
+    /// The same; those `left_alone` are wanted besides, and are as they are.
+    async fn sync_but<K>(&mut self, store: &Children<K>, wanted: Vec<K>, left_alone: &[K]) -> Vec<DynamicObject>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize,
+    {
+        let known = self.known(&store.untyped());
+        let wanted: Vec<Wanted> = wanted.iter().filter_map(Wanted::new).collect();
+        let left_alone: Vec<String> = left_alone.iter().map(ResourceExt::name_any).collect();
+        self.sync_kind(&self.kind::<K>(), known, wanted, &left_alone).await
+    }
+
+    async fn sync_kind(
+        &mut self,
+        kind: &Kind,
+        known: Vec<DynamicObject>,
+        wanted: Vec<Wanted>,
+        left_alone: &[String],
+    ) -> Vec<DynamicObject> {
+        let names: Vec<String> = wanted.iter().map(|wanted| wanted.object.name_any()).collect();
+        let present = self.apply_all(kind, &known, wanted).await;
+        let is_wanted = |name: &String| names.contains(name) || left_alone.contains(name);
         // Not what merely has our labels, as a copy that a user made.
-        self.prune_all(&api, others.into_iter().filter(|live| self.owns(live)).collect()).await;
+        let others = known.iter().filter(|live| !is_wanted(&live.name_any()) && self.owns(*live));
+        let others: Vec<&ObjectMeta> = others.map(|live| &live.metadata).collect();
+        self.prune_all(kind, others).await;
         present
     }
 
     /// As [`Self::sync`]; what is no longer wanted stays until what is wanted serves in its place.
     async fn sync_way_in<K>(&mut self, store: &Children<K>, wanted: Vec<K>) -> Option<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned,
     {
         let mut present = if self.plan.edge_way.serves {
             self.sync(store, wanted).await
         } else {
-            let api: Api<K> = Api::namespaced(self.client.clone(), &self.plan.namespace);
-            self.apply_all(&api, store, self.known(store), wanted).await
+            let wanted = wanted.iter().filter_map(Wanted::new).collect();
+            self.apply_all(&self.kind::<K>(), &self.known(&store.untyped()), wanted).await
         };
-        present.pop()
+        typed(&present.pop()?)
     }
 
-    async fn apply_all<K>(&mut self, api: &Api<K>, store: &Children<K>, known: Vec<K>, wanted: Vec<K>) -> Vec<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
-    {
-        let mut known: HashMap<String, K> = known.into_iter().map(|live| (live.name_any(), live)).collect();
+    async fn apply_all(&mut self, kind: &Kind, known: &[DynamicObject], wanted: Vec<Wanted>) -> Vec<DynamicObject> {
         let mut present = Vec::with_capacity(wanted.len());
-        for object in wanted {
-            let name = object.name_any();
-            match self.apply_one(api, known.remove(&name), object).await {
+        for wanted in wanted {
+            let name = wanted.object.name_any();
+            let known = known.iter().find(|live| live.name_any() == name);
+            match self.apply_one(kind, known, wanted).await {
                 Ok(live) => present.push(live),
                 Err(error) => {
                     self.failures.push(error);
                     // A change that was refused leaves what runs as it is.
-                    present.extend(self.known_one(store, &name).filter(|live| self.owns(live)));
+                    present.extend(known.filter(|live| self.owns(*live)).cloned());
                 }
             }
         }
@@ -242,15 +287,11 @@ impl Target<'_> {
     }
 
     /// What is known of the pipeline's objects of a kind.
-    fn known<K: Resource<DynamicType = ()> + DeserializeOwned>(&self, store: &Children<K>) -> Vec<K> {
+    fn known<K: DeserializeOwned>(&self, store: &Children<K>) -> Vec<K> {
         store.of(&self.plan.namespace, &self.plan.name)
     }
 
-    fn known_one<K: Resource<DynamicType = ()> + DeserializeOwned>(
-        &self,
-        store: &Children<K>,
-        name: &str,
-    ) -> Option<K> {
+    fn known_one<K: DeserializeOwned>(&self, store: &Children<K>, name: &str) -> Option<K> {
         store.get(&self.plan.namespace, &self.plan.name, name)
     }
 
@@ -264,37 +305,38 @@ impl Target<'_> {
         self.sync(store, wanted).await;
     }
 
-    async fn apply_one<K>(&self, api: &Api<K>, known: Option<K>, mut object: K) -> Result<K, Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
-    {
-        let (kind, name) = (K::kind(&()).to_string(), object.name_any());
-        let hash = hash_of(&object);
-        object.annotations_mut().insert(names::APPLIED.into(), hash.clone());
+    async fn apply_one(
+        &self,
+        kind: &Kind,
+        known: Option<&DynamicObject>,
+        wanted: Wanted,
+    ) -> Result<DynamicObject, Error> {
+        let name = wanted.object.name_any();
         let live = match known {
-            Some(live) => Some(live),
+            Some(live) => Some(live.clone()),
             // The store holds labelled objects only: what is not in it may exist all the same.
-            None => api.get_opt(&name).await.map_err(Error::kubernetes("get", &kind, &name))?,
+            None => kind.api.get_opt(&name).await.map_err(Error::kubernetes("get", &kind.name, &name))?,
         };
         if let Some(live) = live {
-            ownership::check(&live, &self.plan.name, &self.plan.owner.uid)?;
-            if live.annotations().get(names::APPLIED) == Some(&hash) {
+            ownership::check(&kind.name, &live, &self.plan.name, &self.plan.owner.uid)?;
+            if live.annotations().get(names::APPLIED) == Some(&wanted.hash) {
                 if self.is_settled(&live) {
                     return Ok(live);
                 }
-                if contains(&to_value(&live), &to_value(&object)) {
+                if wanted.is_said_by(&live) {
                     self.settle(&live);
                     return Ok(live);
                 }
             }
         }
         let parameters = PatchParams::apply(names::MANAGER).force();
-        let returned = api
-            .patch(&name, &parameters, &Patch::Apply(&object))
+        let returned = kind
+            .api
+            .patch(&name, &parameters, &Patch::Apply(&wanted.object))
             .await
-            .map_err(Error::kubernetes("apply", &kind, &name))?;
-        tracing::info!(kind, name, namespace = self.plan.namespace, "applied");
-        self.metrics.applied(&kind);
+            .map_err(Error::kubernetes("apply", &kind.name, &name))?;
+        tracing::info!(kind = kind.name, name, namespace = self.plan.namespace, "applied");
+        self.metrics.applied(&kind.name);
         self.settle(&returned);
         Ok(returned)
     }
@@ -303,14 +345,14 @@ impl Target<'_> {
         ownership::is_owned(object, &self.plan.owner.uid)
     }
 
-    fn is_settled<K: Resource>(&self, live: &K) -> bool {
+    fn is_settled(&self, live: &DynamicObject) -> bool {
         let settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
         live.uid()
             .and_then(|uid| settled.get(&uid).cloned())
             .is_some_and(|version| live.resource_version() == Some(version))
     }
 
-    fn settle<K: Resource>(&self, returned: &K) {
+    fn settle(&self, returned: &DynamicObject) {
         let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
         if settled.len() > SETTLED_MAX {
             settled.clear();
@@ -321,41 +363,39 @@ impl Target<'_> {
     }
 
     /// Makes data go with the pipeline, or stay when it goes. There is no finalizer that could do it later, so it is so at any time.
-    async fn retain(&mut self, secrets: Vec<Secret>, claims: &[PersistentVolumeClaim]) {
+    async fn retain(&mut self, secrets: &[Secret], claims: &[PersistentVolumeClaim]) {
         let parts = [Part::Broker, Part::Database];
         let credentials = parts.map(|part| names::credentials(&self.plan.name, part));
-        let secrets: Vec<Secret> =
-            secrets.into_iter().filter(|secret| credentials.contains(&secret.name_any())).collect();
-        self.retain_all(&secrets, &self.plan.owner).await;
+        for secret in secrets.iter().filter(|secret| credentials.contains(&secret.name_any())) {
+            self.retain_one(secret, &self.plan.owner).await;
+        }
         let sets = parts.map(|part| names::part(&self.plan.name, part));
         let of_a_set = |claim: &&PersistentVolumeClaim| {
             sets.iter().any(|set| claims::claim_ordinal(set, &claim.name_any()).is_some())
         };
-        let claims: Vec<PersistentVolumeClaim> = claims.iter().filter(of_a_set).cloned().collect();
         // Not as its controller, as in the claim template.
         let owner = OwnerReference { controller: None, ..self.plan.owner.clone() };
-        self.retain_all(&claims, &owner).await;
+        for claim in claims.iter().filter(of_a_set) {
+            self.retain_one(claim, &owner).await;
+        }
     }
 
-    async fn retain_all<K>(&mut self, data: &[K], owner: &OwnerReference)
+    async fn retain_one<K>(&mut self, live: &K, owner: &OwnerReference)
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        let Plan { name: pipeline, namespace, deletion_policy, .. } = self.plan;
-        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        for live in data {
-            let ours = live.meta().deletion_timestamp.is_none() && ownership::is_ours(live, pipeline, &owner.uid);
-            let owners = ownership::owners(live.owner_references(), owner, *deletion_policy);
-            let Some(owners) = owners.filter(|_| ours) else { continue };
+        let ours = live.meta().deletion_timestamp.is_none() && ownership::is_ours(live, &self.plan.name, &owner.uid);
+        let owners = ownership::owners(live.owner_references(), owner, self.plan.deletion_policy);
+        if let Some(owners) = owners.filter(|_| ours) {
             // With the version, what others did to the owners meanwhile is not undone.
             let metadata = json!({"ownerReferences": owners, "resourceVersion": live.resource_version()});
-            self.patch_metadata(&api, live, metadata).await;
+            self.patch_metadata(&self.kind::<K>(), live.meta(), metadata).await;
         }
     }
 
     /// Removes the volumes of members and nodes that have left.
     async fn prune_claims(&mut self, (claims, pods): &ClaimsAndPods) {
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.plan.namespace);
+        let kind = self.kind::<PersistentVolumeClaim>();
         let pod_exists = |pod: &str| pods.iter().any(|live| live.name_any() == pod);
         for (part, size) in [(Part::Broker, self.plan.broker_size), (Part::Database, self.plan.database_size)] {
             let set = names::part(&self.plan.name, part);
@@ -363,77 +403,65 @@ impl Target<'_> {
                 ownership::is_ours(*claim, &self.plan.name, &self.plan.owner.uid)
                     && claims::is_leftover(&set, size, claim, pod_exists)
             });
-            let left = left.cloned().collect();
+            let left: Vec<&PersistentVolumeClaim> = left.collect();
             // A node that leaves the broker hands over what it holds and is reset: nothing is left to retain.
             if part == Part::Database && self.plan.deletion_policy == DeletionPolicy::Retain {
-                self.keep_all(&api, left).await;
+                self.keep_all(&kind, left).await;
             } else {
-                self.prune_all(&api, left).await;
+                self.prune_all(&kind, left.into_iter().map(|claim| &claim.metadata).collect()).await;
             }
         }
     }
 
     /// Marks the claims that members left behind.
-    async fn keep_all(&mut self, api: &Api<PersistentVolumeClaim>, left: Vec<PersistentVolumeClaim>) {
+    async fn keep_all(&mut self, kind: &Kind, left: Vec<&PersistentVolumeClaim>) {
         for claim in left {
-            if claims::is_kept(&claim) || claim.metadata.deletion_timestamp.is_some() {
+            if claims::is_kept(claim) || claim.metadata.deletion_timestamp.is_some() {
                 continue;
             }
             let metadata = json!({"annotations": {names::KEPT: "true"}, "uid": claim.uid()});
-            self.patch_metadata(api, &claim, metadata).await;
+            self.patch_metadata(kind, &claim.metadata, metadata).await;
         }
     }
 
     /// Changes the metadata of an object that is not made by us, or not applied.
-    async fn patch_metadata<K>(&mut self, api: &Api<K>, live: &K, metadata: Value)
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-    {
-        let (kind, name) = (K::kind(&()).to_string(), live.name_any());
+    async fn patch_metadata(&mut self, kind: &Kind, live: &ObjectMeta, metadata: Value) {
+        let name = live.name.clone().unwrap_or_default();
         let patch = Patch::Merge(json!({"metadata": metadata}));
         let parameters = PatchParams { field_manager: Some(names::MANAGER.into()), ..PatchParams::default() };
-        match api.patch(&name, &parameters, &patch).await {
+        match kind.api.patch(&name, &parameters, &patch).await {
             Ok(_) => {
-                tracing::info!(kind, name, namespace = self.plan.namespace, "retention marked");
-                self.metrics.patched(&kind);
+                tracing::info!(kind = kind.name, name, namespace = self.plan.namespace, "retention marked");
+                self.metrics.patched(&kind.name);
             }
             // Gone, another one, or changed meanwhile: the store will tell.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-            Err(error) => self.failures.push(Error::kubernetes("patch", kind, name)(error)),
+            Err(error) => self.failures.push(Error::kubernetes("patch", &kind.name, name)(error)),
         }
     }
 
     /// Removes those that are not going already.
-    async fn prune_all<K>(&mut self, api: &Api<K>, unwanted: Vec<K>)
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-    {
-        for live in unwanted {
-            if live.meta().deletion_timestamp.is_some() {
-                continue;
-            }
-            if let Err(error) = self.prune(api, &live).await {
+    async fn prune_all(&mut self, kind: &Kind, unwanted: Vec<&ObjectMeta>) {
+        for live in unwanted.into_iter().filter(|live| live.deletion_timestamp.is_none()) {
+            if let Err(error) = self.prune(kind, live).await {
                 self.failures.push(error);
             }
         }
     }
 
-    async fn prune<K>(&self, api: &Api<K>, live: &K) -> Result<(), Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-    {
-        let (kind, name) = (K::kind(&()).to_string(), live.name_any());
-        let exactly_this = Preconditions { uid: live.uid(), resource_version: None };
+    async fn prune(&self, kind: &Kind, live: &ObjectMeta) -> Result<(), Error> {
+        let name = live.name.clone().unwrap_or_default();
+        let exactly_this = Preconditions { uid: live.uid.clone(), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(exactly_this), ..DeleteParams::background() };
-        match api.delete(&name, &parameters).await {
+        match kind.api.delete(&name, &parameters).await {
             Ok(_) => {
-                tracing::info!(kind, name, namespace = self.plan.namespace, "pruned");
-                self.metrics.pruned(&kind);
+                tracing::info!(kind = kind.name, name, namespace = self.plan.namespace, "pruned");
+                self.metrics.pruned(&kind.name);
                 Ok(())
             }
             // Gone already, or replaced by another object of the same name: the store will tell.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            Err(error) => Err(Error::kubernetes("delete", kind, name)(error)),
+            Err(error) => Err(Error::kubernetes("delete", &kind.name, name)(error)),
         }
     }
 }
@@ -446,4 +474,13 @@ fn hash_of<K: Serialize>(object: &K) -> String {
 /// A Kubernetes type always becomes a JSON object; should one ever not, it compares as different and is applied.
 fn to_value<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).unwrap_or_default()
+}
+
+fn typed<K: DeserializeOwned>(object: &DynamicObject) -> Option<K> {
+    of_value(to_value(object))
+}
+
+/// What the server returned, or a watch has seen, keeps to the schema of its kind.
+fn of_value<K: DeserializeOwned>(value: Value) -> Option<K> {
+    serde_json::from_value(value).inspect_err(|error| tracing::error!(%error, "not readable")).ok()
 }

@@ -1,6 +1,6 @@
 //! The children of all pipelines, as their watches have seen them.
 //! Rule: an object lies here as deflated text, a thirtieth of the room of its typed form, and is typed while a pass looks at it; a pass finds
-//! its own without looking at those of others.
+//! its own without looking at those of others. What fills this knows no types: the code of a watch for each would be a part of our memory too.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -10,9 +10,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
+use kube::ResourceExt;
+use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
-use kube::{Resource, ResourceExt};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -26,12 +26,11 @@ pub struct Children<K> {
 }
 
 /// The one who tells [`Children`] what the watch sees.
-pub struct Writer<K> {
+pub struct Writer {
     known: Arc<RwLock<Known>>,
     /// A list that is not complete yet.
     coming: Known,
     listed: watch::Sender<bool>,
-    kind: PhantomData<fn() -> K>,
 }
 
 /// The objects of a namespace with the label of a pipeline.
@@ -51,14 +50,21 @@ struct Child {
 }
 
 /// An empty store and its writer.
-pub fn children<K>() -> (Children<K>, Writer<K>) {
+pub fn children<K>() -> (Children<K>, Writer) {
     let known = Arc::<RwLock<Known>>::default();
     let (sender, listed) = watch::channel(false);
-    let writer = Writer { known: known.clone(), coming: Known::default(), listed: sender, kind: PhantomData };
+    let writer = Writer { known: known.clone(), coming: Known::default(), listed: sender };
     (Children { known, listed, kind: PhantomData }, writer)
 }
 
-impl<K: Resource<DynamicType = ()> + DeserializeOwned> Children<K> {
+impl<K> Children<K> {
+    /// The same objects as no type of their own.
+    pub fn untyped(&self) -> Children<DynamicObject> {
+        Children { known: self.known.clone(), listed: self.listed.clone(), kind: PhantomData }
+    }
+}
+
+impl<K: DeserializeOwned> Children<K> {
     /// Those with the label of a pipeline, whoever owns them.
     pub fn of(&self, namespace: &str, pipeline: &str) -> Vec<K> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -78,9 +84,9 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned> Children<K> {
     }
 }
 
-impl<K: Resource<DynamicType = ()> + Serialize> Writer<K> {
+impl Writer {
     /// Takes over what a watch has seen.
-    pub fn see(&mut self, event: &Event<K>) {
+    pub fn see(&mut self, event: &Event<DynamicObject>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Apply(object) => known.put(object),
@@ -96,11 +102,11 @@ impl<K: Resource<DynamicType = ()> + Serialize> Writer<K> {
 }
 
 impl Known {
-    fn put<K: Resource<DynamicType = ()> + Serialize>(&mut self, object: &K) {
+    fn put(&mut self, object: &DynamicObject) {
         let (family, name) = (Family::of(object), object.name_any());
         let packed = match packed(object) {
             Ok(packed) => packed,
-            // No type of Kubernetes is without a form as JSON.
+            // It was read from JSON.
             Err(error) => return tracing::error!(name, %error, "not remembered"),
         };
         if let Some(known) =
@@ -115,7 +121,7 @@ impl Known {
     }
 
     /// Removes an object, whatever label it had.
-    fn remove<K: Resource<DynamicType = ()>>(&mut self, object: &K) {
+    fn remove(&mut self, object: &DynamicObject) {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         self.0.retain(|family, children| {
             if *family.namespace == *namespace {
@@ -131,13 +137,13 @@ impl Family {
         Self { namespace: namespace.into(), pipeline: pipeline.into() }
     }
 
-    fn of<K: Resource>(object: &K) -> Self {
+    fn of(object: &DynamicObject) -> Self {
         let pipeline = names::pipeline_of(object).unwrap_or_default();
-        Self::new(object.meta().namespace.as_deref().unwrap_or_default(), pipeline)
+        Self::new(object.metadata.namespace.as_deref().unwrap_or_default(), pipeline)
     }
 }
 
-fn packed<K: Serialize>(object: &K) -> io::Result<Box<[u8]>> {
+fn packed(object: &DynamicObject) -> io::Result<Box<[u8]>> {
     let mut packer = DeflateEncoder::new(Vec::new(), Compression::fast());
     packer.write_all(&serde_json::to_vec(object)?)?;
     Ok(packer.finish()?.into_boxed_slice())
@@ -146,7 +152,7 @@ fn packed<K: Serialize>(object: &K) -> io::Result<Box<[u8]>> {
 fn typed<K: DeserializeOwned>(child: &Child) -> Option<K> {
     let mut text = Vec::new();
     let unpacked = DeflateDecoder::new(&*child.packed).read_to_end(&mut text);
-    // It was written from this type.
+    // The server keeps to the schema of its kind.
     let read = unpacked.and_then(|_| Ok(serde_json::from_slice(&text)?));
     read.inspect_err(|error| tracing::error!(name = child.name, %error, "not readable")).ok()
 }
@@ -157,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    fn object(name: &str, pipeline: &str, value: &str) -> ConfigMap {
+    fn object(name: &str, pipeline: &str, value: &str) -> DynamicObject {
         serde_json::from_value(serde_json::json!({
             "metadata": {"name": name, "namespace": "markets", "labels": {names::INSTANCE: pipeline}},
             "data": {"key": value},
@@ -180,9 +186,10 @@ mod tests {
             writer.see(&event);
         }
         assert_eq!(names_of(&children, "demo"), ["a"]);
-        assert_eq!(children.get("markets", "demo", "a"), Some(object("a", "demo", "new")));
-        assert_eq!(children.get("markets", "demo", "b"), None);
-        assert_eq!(children.get("elsewhere", "demo", "a"), None);
+        let value = |namespace: &str, name: &str| Some(children.get(namespace, "demo", name)?.data?["key"].clone());
+        assert_eq!(value("markets", "a").as_deref(), Some("new"));
+        assert_eq!(value("markets", "b"), None);
+        assert_eq!(value("elsewhere", "a"), None);
         writer.see(&Event::Delete(object("a", "demo", "new")));
         assert!(names_of(&children, "demo").is_empty());
     }

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use futures::{FutureExt, Stream};
-use kube::{Client, Resource};
+use futures::{FutureExt, StreamExt};
+use kube::Client;
+use kube::core::ApiResource;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::children::Children;
+use crate::watch::Watch;
 
 /// Pause between two looks for a kind that is not there.
 const NEXT_LOOK: Duration = Duration::from_secs(45);
@@ -21,7 +23,7 @@ pub struct Optional<K> {
     served: watch::Receiver<Option<bool>>,
 }
 
-impl<K: Resource<DynamicType = ()> + DeserializeOwned> Optional<K> {
+impl<K: DeserializeOwned> Optional<K> {
     /// Whether the cluster knows the kind.
     pub fn is_served(&self) -> bool {
         *self.served.borrow() == Some(true)
@@ -36,33 +38,25 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned> Optional<K> {
     }
 }
 
-/// Lets `stream`, which fills `store`, begin when the cluster knows the kind.
-pub fn optional<K, S>(
-    client: &Client,
-    store: Children<K>,
-    stream: S,
-) -> (Optional<K>, impl Stream<Item = S::Item> + use<K, S>)
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-    S: Stream,
-{
+/// Lets a watch, which fills `store`, begin when the cluster knows its kind.
+pub fn optional<K>(client: &Client, (store, watch): (Children<K>, Watch)) -> (Optional<K>, Watch) {
+    let Watch { kind, stream } = watch;
     let (serves, served) = watch::channel(None);
-    let client = client.clone();
+    let (client, wanted) = (client.clone(), kind.clone());
     let from_then_on = async move {
-        while !knows::<K>(&client).await {
+        while !knows(&client, &wanted).await {
             serves.send_replace(Some(false));
             tokio::time::sleep(NEXT_LOOK).await;
         }
         serves.send_replace(Some(true));
         stream
     };
-    (Optional { store, served }, from_then_on.flatten_stream())
+    (Optional { store, served }, Watch { kind, stream: from_then_on.flatten_stream().boxed() })
 }
 
-async fn knows<K: Resource<DynamicType = ()>>(client: &Client) -> bool {
-    let kind = K::kind(&());
-    match client.list_api_group_resources(&K::api_version(&())).await {
-        Ok(list) => list.resources.iter().any(|resource| resource.kind == kind),
+async fn knows(client: &Client, wanted: &ApiResource) -> bool {
+    match client.list_api_group_resources(&wanted.api_version).await {
+        Ok(list) => list.resources.iter().any(|resource| resource.kind == wanted.kind),
         Err(_) => false,
     }
 }

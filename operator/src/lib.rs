@@ -21,6 +21,7 @@ pub mod error;
 pub mod external;
 pub mod http;
 pub mod http_route;
+pub mod last_words;
 pub mod lease;
 pub mod leaving;
 pub mod metrics;

@@ -45,8 +45,8 @@ pub fn owners(
 /// # Errors
 /// [`Error::Leaving`] when it is being deleted or belonged to a deleted pipeline of the same name, which garbage collection is
 /// about to take; [`Error::Foreign`] when it is somebody else's.
-pub fn check<K: Resource<DynamicType = ()>>(object: &K, pipeline: &str, uid: &str) -> Result<(), Error> {
-    let (kind, name) = (K::kind(&()).to_string(), object.name_any());
+pub fn check<K: Resource>(kind: &str, object: &K, pipeline: &str, uid: &str) -> Result<(), Error> {
+    let (kind, name) = (kind.to_owned(), object.name_any());
     let was_a_namesakes =
         || object.owner_references().iter().any(|owner| owner.kind == "StockPipeline" && owner.name == pipeline);
     match is_ours(object, pipeline, uid) {
@@ -81,10 +81,10 @@ mod tests {
 
     #[test]
     fn what_a_pipeline_left_behind_is_taken_up_by_the_next_of_its_name_and_by_nobody_else() {
-        assert!(check(&labelled("demo", Vec::new()), "demo", "new").is_ok());
-        assert!(check(&labelled("other", Vec::new()), "demo", "new").is_err());
-        assert!(check(&Secret::default(), "demo", "new").is_err(), "without our labels it is somebody's");
-        let owned = check(&labelled("demo", vec![reference("old")]), "demo", "new");
+        assert!(check("Secret", &labelled("demo", Vec::new()), "demo", "new").is_ok());
+        assert!(check("Secret", &labelled("other", Vec::new()), "demo", "new").is_err());
+        assert!(check("Secret", &Secret::default(), "demo", "new").is_err(), "without our labels it is somebody's");
+        let owned = check("Secret", &labelled("demo", vec![reference("old")]), "demo", "new");
         assert!(matches!(owned, Err(Error::Leaving { .. })), "garbage collection is about to take it");
     }
 

@@ -17,6 +17,9 @@ const ENDING: SignedDuration = SignedDuration::from_secs(60);
 /// Most characters of somebody else's words.
 const WORDS: usize = 200;
 
+/// What a container says that ended for want of room on its disk (`ENOSPC`, in the words of the C library).
+pub const NO_SPACE: &str = "No space left on device";
+
 /// Reasons with which a container waits while all is well.
 const ORDINARY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
@@ -185,6 +188,20 @@ fn between_failures(container: &ContainerStatus, now: Timestamp) -> bool {
     failed && container.restart_count >= 2 && !container.ready && !long
 }
 
+/// Whether it keeps failing and Kubernetes knows no words of it.
+pub fn failed_without_words(container: &ContainerStatus) -> bool {
+    let failed = ended(container).is_some_and(|ended| ended.exit_code != 0 && ended.message.is_none());
+    failed && container.restart_count > 0 && !container.ready
+}
+
+/// Gives it words.
+pub fn put_words(container: &mut ContainerStatus, words: &str) {
+    let states = [container.state.as_mut(), container.last_state.as_mut()];
+    if let Some(ended) = states.into_iter().flatten().find_map(|state| state.terminated.as_mut()) {
+        ended.message = Some(words.to_owned());
+    }
+}
+
 /// How the container ended last.
 fn ended(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     let states = [container.state.as_ref(), container.last_state.as_ref()];
@@ -199,8 +216,14 @@ fn keeps_failing(pod: &str, part: &str, container: &ContainerStatus) -> String {
     if reason == "OOMKilled" {
         return format!("{how}: raise limits.memory in {part}.template.resources");
     }
+    let message = ended.message.as_deref();
+    if message.is_some_and(|message| message.contains(NO_SPACE)) {
+        return format!(
+            "{how}: its disk is full: raise {part}.storage.size; it starts again within five minutes of that"
+        );
+    }
     // The last line is what the program ended with.
-    match ended.message.as_deref().and_then(|message| message.trim_end().lines().last()) {
+    match message.and_then(|message| message.trim_end().lines().last()) {
         Some(words) => format!("{how}: {}: {logs}", cut(words)),
         None => format!("{how}: {logs}"),
     }
@@ -342,6 +365,14 @@ mod tests {
                     see `kubectl logs demo-consumer-aapl-7 --container consumer --previous`";
         let last = ended(1, "Error", Some("starting\ncannot bind 0.0.0.0:9090\n"));
         assert_eq!(obstacle(&container(false, 3, back_off(), last), now()).as_deref(), Some(text));
+        let text = "keeps failing (exit code 14, Error): its disk is full: raise consumer.storage.size; \
+                    it starts again within five minutes of that";
+        let mut full = container(false, 3, running(), ended(14, "Error", None));
+        let status = &mut full.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+        assert!(failed_without_words(status));
+        put_words(status, NO_SPACE);
+        assert!(!failed_without_words(status));
+        assert_eq!(obstacle(&full, now()).as_deref(), Some(text));
         let first_start = container(false, 1, running(), ended(1, "Error", None));
         assert_eq!(obstacle(&first_start, now()), None, "one restart is no loop");
         let recovered = container(true, 3, running(), ended(1, "Error", None));

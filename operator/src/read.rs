@@ -111,13 +111,15 @@ async fn secret(
     let name = names::credentials(&pipeline.name_any(), part);
     let uid = pipeline.uid().unwrap_or_default();
     let stored = store.get(&namespace, &pipeline.name_any(), &name);
-    if let Some(secret) = stored.filter(|secret| ownership::check(secret, &pipeline.name_any(), &uid).is_ok()) {
+    if let Some(secret) = stored.filter(|secret| ownership::check("Secret", secret, &pipeline.name_any(), &uid).is_ok())
+    {
         return Ok((secret, false));
     }
     // The store may lag behind, and it holds labelled objects only: before making one, ask.
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let get = || async { secrets.get_opt(&name).await.map_err(Error::kubernetes("get", "Secret", &name)) };
-    let owned = |secret: Secret| ownership::check(&secret, &pipeline.name_any(), &uid).map(|()| (secret, false));
+    let owned =
+        |secret: Secret| ownership::check("Secret", &secret, &pipeline.name_any(), &uid).map(|()| (secret, false));
     if let Some(secret) = get().await? {
         return owned(secret);
     }

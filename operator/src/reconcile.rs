@@ -23,6 +23,7 @@ use crate::crd::{EdgeMode, StockPipeline, StockPipelineStatus};
 use crate::edge;
 use crate::error::{Error, Retry};
 use crate::external;
+use crate::last_words;
 use crate::leaving;
 use crate::metrics::Metrics;
 use crate::names::{self, Part};
@@ -111,6 +112,8 @@ pub struct Memory {
     figures_at: Option<Timestamp>,
     /// The Secret of the edge's certificate.
     edge_secret: Option<Look>,
+    /// What was read of logs.
+    last_words: last_words::Known,
 }
 
 /// A look at a Secret that is not ours.
@@ -219,6 +222,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             (seen.stateful_sets, seen.deployments) = (applied.stateful_sets, applied.deployments);
             (seen.edge.ingress, seen.edge.route) = (applied.ingress, applied.http_route);
             seen.edge_secret = context.edge_secret(&pipeline, &plan, memory.edge_secret.as_ref(), now).await;
+            last_words::add(&context.client, &plan.namespace, &mut seen.pods, &mut memory.last_words).await;
             seen.volumes = applied.volumes;
             seen.errors = applied.failures;
             let due = pipeline.spec.paused || !plan.leaving.is_empty() || status::figures_due(memory.figures_at, now);
@@ -230,6 +234,7 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
             context.rotate(&pipeline, &plan, &mut seen, &mut memory.known).await;
             context.remember(&pipeline, |known| {
                 known.said = memory.said;
+                known.last_words = memory.last_words;
                 known.hear(&plan, &seen, now);
                 known.companies = companies;
             });

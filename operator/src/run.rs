@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::StreamExt;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::client::{ClientBuilder, ConfigExt};
 use kube::core::CustomResourceExt;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client, Config};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower::{BoxError, ServiceBuilder};
 use tracing_subscriber::EnvFilter;
 
 use crate::crd::StockPipeline;
@@ -78,14 +82,32 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     ended
 }
 
+/// Bytes; a connection's buffer for what it reads. The HTTP library's own grows with the largest list and keeps its size, and each watch has one.
+const READ_BUFFER: usize = 16 << 10;
+
 /// The operator's way to the API server. It does not try again by itself: that takes minutes when the answer stays 429 or 503, and 429 is also how
 /// a disruption budget refuses an eviction. A pass never waits; the next one tries again, as the watches and the lease do.
 ///
 /// # Errors
-/// The configuration is not one for a client.
-pub fn client(mut config: Config) -> Result<Client, kube::Error> {
-    config.default_retry = false;
-    Client::try_from(config)
+/// The configuration is not one for a client, or names a proxy.
+pub fn client(config: Config) -> Result<Client, kube::Error> {
+    if let Some(proxy) = config.proxy_url {
+        return Err(kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy) });
+    }
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_connect_timeout(config.connect_timeout);
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let web = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .http1_read_buf_exact_size(READ_BUFFER)
+        .build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(web);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
 }
 
 /// Works on the pipelines until `stop`, or until the lease is `lost`.

@@ -1,25 +1,26 @@
 //! What the operator knows of the cluster: one label-selected watch per kind, each with its store.
 //! Rule: memory follows our own objects, not the cluster's; passes read these stores and not the API server.
 
-use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, PodSpec, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::core::DeserializeGuard;
+use kube::api::DynamicObject;
+use kube::core::{ApiResource, DeserializeGuard};
 use kube::runtime::controller::Controller;
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Predicate, WatchStreamExt, predicates, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::cert_manager::Certificate;
-use crate::children::{Children, children};
+use crate::children::{Children, Writer, children};
 use crate::crd::StockPipeline;
 use crate::discovery::{Optional, optional};
 use crate::http_route::HTTPRoute;
@@ -58,6 +59,14 @@ pub struct Stores {
     pub claims: Children<PersistentVolumeClaim>,
 }
 
+/// The changes of one kind.
+pub struct Watch {
+    /// Which.
+    pub kind: ApiResource,
+    /// What changed, when its store knows it.
+    pub stream: BoxStream<'static, Result<DynamicObject, watcher::Error>>,
+}
+
 /// The watched type: one malformed resource is one error, not a dead watch.
 pub type Guarded = DeserializeGuard<StockPipeline>;
 
@@ -65,7 +74,11 @@ pub type Guarded = DeserializeGuard<StockPipeline>;
 pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Stores) {
     // A status of our own making must not start a pass: only changes of the spec, and deletion, do.
     let (pipelines, writer) = reflector::store();
-    let trigger = watcher(api::<Guarded>(client, namespace), watcher::Config::default().page_size(PAGE))
+    let api = match namespace {
+        "" => Api::<Guarded>::all(client.clone()),
+        _ => Api::namespaced(client.clone(), namespace),
+    };
+    let trigger = watcher(api, watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .modify(|pipeline| pipeline.managed_fields_mut().clear())
         .reflect(writer)
@@ -74,37 +87,34 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
     let controller = Controller::for_stream(trigger, pipelines);
 
     // By label: those that cert-manager keeps have no owner of ours.
-    let (secrets, stream) = watched::<Secret>(client, namespace, |_| {});
-    let controller = controller.watches_stream(stream, |secret| instance(&secret));
-    let (config_maps, stream) = watched(client, namespace, |_| {});
-    let controller = controller.owns_stream(stream);
-    let (services, stream) = watched(client, namespace, |_| {});
-    let controller = controller.owns_stream(stream);
-    let (network_policies, stream) = watched(client, namespace, |_| {});
-    let controller = controller.owns_stream(stream);
-    let (pod_disruption_budgets, stream) = watched(client, namespace, |_| {});
-    let controller = controller.owns_stream(stream);
-    let (stateful_sets, stream) = watched(client, namespace, |_| {});
-    let controller = controller.owns_stream(stream);
-    let (deployments, stream) = watched(client, namespace, |_| {});
-    let controller = controller.owns_stream(stream);
-    let (jobs, stream) = watched(client, namespace, |_| {});
-    let controller = controller.owns_stream(stream);
-    let (ingresses, stream) = watched(client, namespace, |_| {});
-    let controller = controller.owns_stream(stream);
-    let (http_routes, stream) = watched(client, namespace, |_| {});
-    let (http_routes, stream) = optional(client, http_routes, stream);
-    let controller = controller.owns_stream(stream);
-    let (pod_monitors, stream) = watched(client, namespace, |_| {});
-    let (pod_monitors, stream) = optional(client, pod_monitors, stream);
-    let controller = controller.owns_stream(stream);
-    let (certificates, stream) = watched(client, namespace, |_| {});
-    let (certificates, stream) = optional(client, certificates, stream);
-    let controller = controller.owns_stream(stream);
-    let (pods, stream) = watched(client, namespace, only_what_is_read);
-    let controller = controller.watches_stream(stream, |pod| instance(&pod));
-    let (claims, stream) = watched::<PersistentVolumeClaim>(client, namespace, |_| {});
-    let controller = controller.watches_stream(stream, |claim| instance(&claim));
+    let (secrets, watch) = watched(client, namespace, |_| {});
+    let controller = by_label(controller, watch);
+    let (config_maps, watch) = watched(client, namespace, |_| {});
+    let controller = by_owner(controller, watch);
+    let (services, watch) = watched(client, namespace, |_| {});
+    let controller = by_owner(controller, watch);
+    let (network_policies, watch) = watched(client, namespace, |_| {});
+    let controller = by_owner(controller, watch);
+    let (pod_disruption_budgets, watch) = watched(client, namespace, |_| {});
+    let controller = by_owner(controller, watch);
+    let (stateful_sets, watch) = watched(client, namespace, |_| {});
+    let controller = by_owner(controller, watch);
+    let (deployments, watch) = watched(client, namespace, |_| {});
+    let controller = by_owner(controller, watch);
+    let (jobs, watch) = watched(client, namespace, |_| {});
+    let controller = by_owner(controller, watch);
+    let (ingresses, watch) = watched(client, namespace, |_| {});
+    let controller = by_owner(controller, watch);
+    let (http_routes, watch) = optional(client, watched(client, namespace, |_| {}));
+    let controller = by_owner(controller, watch);
+    let (pod_monitors, watch) = optional(client, watched(client, namespace, |_| {}));
+    let controller = by_owner(controller, watch);
+    let (certificates, watch) = optional(client, watched(client, namespace, |_| {}));
+    let controller = by_owner(controller, watch);
+    let (pods, watch) = watched(client, namespace, only_what_is_read);
+    let controller = by_label(controller, watch);
+    let (claims, watch) = watched(client, namespace, |_| {});
+    let controller = by_label(controller, watch);
     let stores = Stores {
         secrets,
         config_maps,
@@ -125,20 +135,13 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
 }
 
 /// The pipeline whose label an object carries; its controller is another object of ours.
-fn instance<K: Resource>(object: &K) -> Option<ObjectRef<Guarded>> {
-    let namespace = object.meta().namespace.as_deref()?;
+fn instance(object: &DynamicObject) -> Option<ObjectRef<Guarded>> {
+    let namespace = object.metadata.namespace.as_deref()?;
     Some(ObjectRef::new(names::pipeline_of(object)?).within(namespace))
 }
 
 /// Objects of one answer while a store is filled: it is in memory as text, as values and as objects at once, and its connection keeps a buffer of its size.
 const PAGE: u32 = 20;
-
-fn api<K>(client: &Client, namespace: &str) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-{
-    if namespace.is_empty() { Api::all(client.clone()) } else { Api::namespaced(client.clone(), namespace) }
-}
 
 /// A wish for other credentials is no change of the spec.
 fn wish(pipeline: &Guarded) -> Option<u64> {
@@ -148,40 +151,46 @@ fn wish(pipeline: &Guarded) -> Option<u64> {
 }
 
 /// Of a pod only its node, its state and whose logins it has are read (`pods`, `roll`, `rotation`): the rest is what its Deployment or StatefulSet says, and pods are the most numerous.
-fn only_what_is_read(pod: &mut Pod) {
+fn only_what_is_read(pod: &mut DynamicObject) {
     if let Some(annotations) = &mut pod.metadata.annotations {
         annotations.retain(|name, _| name == names::BROKER_ADDRESS || name == names::DATABASE_ADDRESS);
     }
     pod.metadata.annotations.take_if(|annotations| annotations.is_empty());
-    let node_name = pod.spec.take().and_then(|spec| spec.node_name);
-    pod.spec = Some(PodSpec { node_name, ..PodSpec::default() });
-    if let Some(status) = &mut pod.status {
-        (status.host_ips, status.pod_ips, status.resource_claim_statuses) = (None, None, None);
-        let containers = [&mut status.container_statuses, &mut status.init_container_statuses];
-        for container in containers.into_iter().flatten().flatten() {
-            (container.allocated_resources, container.resources, container.volume_mounts) = (None, None, None);
+    if let Some(Value::Object(spec)) = pod.data.get_mut("spec") {
+        spec.retain(|field, _| field == "nodeName");
+    }
+    let Some(Value::Object(status)) = pod.data.get_mut("status") else { return };
+    status.retain(|field, _| !["hostIPs", "podIPs", "resourceClaimStatuses"].contains(&field.as_str()));
+    for containers in ["containerStatuses", "initContainerStatuses"] {
+        for container in status.get_mut(containers).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Value::Object(container) = container else { continue };
+            container.retain(|field, _| !["allocatedResources", "resources", "volumeMounts"].contains(&field.as_str()));
         }
     }
 }
 
-fn watched<K>(
+fn watched<K>(client: &Client, namespace: &str, trim: fn(&mut DynamicObject)) -> (Children<K>, Watch)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let (known, writer) = children();
+    (known, watch(client, namespace, ApiResource::erase::<K>(&()), trim, writer))
+}
+
+fn watch(
     client: &Client,
     namespace: &str,
-    trim: fn(&mut K),
-) -> (Children<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
-where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
-    let (known, mut writer) = children();
+    kind: ApiResource,
+    trim: fn(&mut DynamicObject),
+    mut writer: Writer,
+) -> Watch {
+    let client = client.clone();
+    let api: Api<DynamicObject> = match namespace {
+        "" => Api::all_with(client, &kind),
+        _ => Api::namespaced_with(client, namespace, &kind),
+    };
     let selector = format!("{}={}", names::MANAGED_BY, names::MANAGER);
-    let stream = watcher(api::<K>(client, namespace), watcher::Config::default().labels(&selector).page_size(PAGE))
+    let stream = watcher(api, watcher::Config::default().labels(&selector).page_size(PAGE))
         .default_backoff()
         // Managed fields are half of an object's size and nobody here reads them.
         .modify(move |object| {
@@ -190,7 +199,17 @@ where
         })
         .inspect_ok(move |event| writer.see(event))
         .touched_objects();
-    (known, stream.boxed())
+    Watch { kind, stream: stream.boxed() }
+}
+
+/// Lets changes start a pass of the pipeline that an object's label names.
+fn by_label(controller: Controller<Guarded>, watch: Watch) -> Controller<Guarded> {
+    controller.watches_stream_with(watch.stream, |object| instance(&object), watch.kind)
+}
+
+/// Lets changes start a pass of the pipeline that owns an object.
+fn by_owner(controller: Controller<Guarded>, watch: Watch) -> Controller<Guarded> {
+    controller.owns_stream_with(watch.stream, watch.kind)
 }
 
 impl Stores {

@@ -79,6 +79,8 @@ fn the_chart_grants_what_every_kind_of_child_needs() {
         let rule = rules.split("apiGroups").find(|rule| rule.contains("persistentvolumeclaims")).unwrap_or_default();
         assert!(rule.contains(verb), "the rule of persistentvolumeclaims lacks {verb}");
     }
+    let logs = rules.split("apiGroups").find(|rule| rule.contains("pods/log")).unwrap_or_default();
+    assert!(logs.contains("get"), "a full disk is read of in logs");
     let kinds = [
         "secrets",
         "configmaps",

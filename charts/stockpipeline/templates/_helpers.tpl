@@ -49,6 +49,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch]
+# What a broker or a database ended with, where only its log says so: a full disk.
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
 # Pods of an older template are replaced by eviction, which heeds the disruption budgets.
 - apiGroups: [""]
   resources: [pods/eviction]

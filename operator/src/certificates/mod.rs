@@ -200,7 +200,7 @@ impl Secrets<'_> {
     }
 
     fn check(&self, secret: &Secret) -> Result<(), Error> {
-        ownership::check(secret, &self.pipeline.name_any(), &self.pipeline.uid().unwrap_or_default())
+        ownership::check("Secret", secret, &self.pipeline.name_any(), &self.pipeline.uid().unwrap_or_default())
     }
 
     fn stored(&self, parts: &[Part]) -> ByName {
