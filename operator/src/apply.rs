@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, Preconditions};
-use kube::core::ApiResource;
+use kube::core::{ApiResource, TypeMeta};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -161,12 +161,16 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Nothing of what is no Kubernetes object.
-    fn new<K: Serialize>(object: &K) -> Option<Self> {
-        let hash = hash_of(object);
-        let mut object: DynamicObject = of_value(to_value(object))?;
+    fn new<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Self {
+        let mut data = to_value(object);
+        let hash = fingerprint(&data.to_string());
+        if let Value::Object(fields) = &mut data {
+            fields.retain(|field, _| !["apiVersion", "kind", "metadata"].contains(&field.as_str()));
+        }
+        let mut object =
+            DynamicObject { types: Some(TypeMeta::resource::<K>()), metadata: object.meta().clone(), data };
         object.annotations_mut().insert(names::APPLIED.into(), hash.clone());
-        Some(Self { object, hash })
+        Self { object, hash }
     }
 
     /// Whether a live object says all of it. Of objects in a list the server does not say the kind.
@@ -197,7 +201,7 @@ impl Target<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize,
     {
         let known = self.known(&store.untyped());
-        let wanted: Vec<Wanted> = wanted.iter().filter_map(Wanted::new).collect();
+        let wanted: Vec<Wanted> = wanted.iter().map(Wanted::new).collect();
         let left_alone: Vec<String> = left_alone.iter().map(ResourceExt::name_any).collect();
         self.sync_kind(&self.kind::<K>(), known, wanted, &left_alone).await
     }
@@ -210,11 +214,11 @@ impl Target<'_> {
         left_alone: &[String],
     ) -> Vec<DynamicObject> {
         let names: Vec<String> = wanted.iter().map(|wanted| wanted.object.name_any()).collect();
-        let present = self.apply_all(kind, &known, wanted).await;
         let is_wanted = |name: &String| names.contains(name) || left_alone.contains(name);
+        let (known, others): (Vec<_>, Vec<_>) = known.into_iter().partition(|live| is_wanted(&live.name_any()));
+        let present = self.apply_all(kind, known, wanted).await;
         // Not what merely has our labels, as a copy that a user made.
-        let others = known.iter().filter(|live| !is_wanted(&live.name_any()) && self.owns(*live));
-        let others: Vec<&ObjectMeta> = others.map(|live| &live.metadata).collect();
+        let others = others.iter().filter(|live| self.owns(*live)).map(|live| &live.metadata).collect();
         self.prune_all(kind, others).await;
         present
     }
@@ -227,23 +231,23 @@ impl Target<'_> {
         let mut present = if self.plan.edge_way.serves {
             self.sync(store, wanted).await
         } else {
-            let wanted = wanted.iter().filter_map(Wanted::new).collect();
-            self.apply_all(&self.kind::<K>(), &self.known(&store.untyped()), wanted).await
+            let wanted = wanted.iter().map(Wanted::new).collect();
+            self.apply_all(&self.kind::<K>(), self.known(&store.untyped()), wanted).await
         };
         typed(&present.pop()?)
     }
 
-    async fn apply_all(&mut self, kind: &Kind, known: &[DynamicObject], wanted: Vec<Wanted>) -> Vec<DynamicObject> {
+    async fn apply_all(&mut self, kind: &Kind, known: Vec<DynamicObject>, wanted: Vec<Wanted>) -> Vec<DynamicObject> {
+        let mut known: HashMap<String, DynamicObject> = known.into_iter().map(|live| (live.name_any(), live)).collect();
         let mut present = Vec::with_capacity(wanted.len());
         for wanted in wanted {
-            let name = wanted.object.name_any();
-            let known = known.iter().find(|live| live.name_any() == name);
-            match self.apply_one(kind, known, wanted).await {
-                Ok(live) => present.push(live),
+            let known = known.remove(&wanted.object.name_any());
+            match self.apply_one(kind, known.as_ref(), &wanted).await {
+                Ok(other) => present.extend(other.or(known)),
                 Err(error) => {
                     self.failures.push(error);
                     // A change that was refused leaves what runs as it is.
-                    present.extend(known.filter(|live| self.owns(*live)).cloned());
+                    present.extend(known.filter(|live| self.owns(live)));
                 }
             }
         }
@@ -305,27 +309,28 @@ impl Target<'_> {
         self.sync(store, wanted).await;
     }
 
+    /// Applies what is not as wanted; what exists then, if that is not what is known.
     async fn apply_one(
         &self,
         kind: &Kind,
         known: Option<&DynamicObject>,
-        wanted: Wanted,
-    ) -> Result<DynamicObject, Error> {
+        wanted: &Wanted,
+    ) -> Result<Option<DynamicObject>, Error> {
         let name = wanted.object.name_any();
-        let live = match known {
-            Some(live) => Some(live.clone()),
+        let found = match known {
+            Some(_) => None,
             // The store holds labelled objects only: what is not in it may exist all the same.
             None => kind.api.get_opt(&name).await.map_err(Error::kubernetes("get", &kind.name, &name))?,
         };
-        if let Some(live) = live {
-            ownership::check(&kind.name, &live, &self.plan.name, &self.plan.owner.uid)?;
+        if let Some(live) = known.or(found.as_ref()) {
+            ownership::check(&kind.name, live, &self.plan.name, &self.plan.owner.uid)?;
             if live.annotations().get(names::APPLIED) == Some(&wanted.hash) {
-                if self.is_settled(&live) {
-                    return Ok(live);
+                if self.is_settled(live) {
+                    return Ok(found);
                 }
-                if wanted.is_said_by(&live) {
-                    self.settle(&live);
-                    return Ok(live);
+                if wanted.is_said_by(live) {
+                    self.settle(live);
+                    return Ok(found);
                 }
             }
         }
@@ -338,7 +343,7 @@ impl Target<'_> {
         tracing::info!(kind = kind.name, name, namespace = self.plan.namespace, "applied");
         self.metrics.applied(&kind.name);
         self.settle(&returned);
-        Ok(returned)
+        Ok(Some(returned))
     }
 
     fn owns<K: Resource>(&self, object: &K) -> bool {
@@ -476,11 +481,8 @@ fn to_value<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
-fn typed<K: DeserializeOwned>(object: &DynamicObject) -> Option<K> {
-    of_value(to_value(object))
-}
-
 /// What the server returned, or a watch has seen, keeps to the schema of its kind.
-fn of_value<K: DeserializeOwned>(value: Value) -> Option<K> {
-    serde_json::from_value(value).inspect_err(|error| tracing::error!(%error, "not readable")).ok()
+fn typed<K: DeserializeOwned>(object: &DynamicObject) -> Option<K> {
+    let read = serde_json::from_value(to_value(object));
+    read.inspect_err(|error| tracing::error!(name = object.name_any(), %error, "not readable")).ok()
 }

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::names;
+use crate::objects::SERVERS;
 
 /// A pod waits this long for its new volume or for room before that is worth a word.
 const SCHEDULING: SignedDuration = SignedDuration::from_secs(15);
@@ -217,9 +218,9 @@ fn keeps_failing(pod: &str, part: &str, container: &ContainerStatus) -> String {
         return format!("{how}: raise limits.memory in {part}.template.resources");
     }
     let message = ended.message.as_deref();
-    if message.is_some_and(|message| message.contains(NO_SPACE)) {
+    if SERVERS.contains(&container.name.as_str()) && message.is_some_and(|message| message.contains(NO_SPACE)) {
         return format!(
-            "{how}: its disk is full: raise {part}.storage.size; it starts again within five minutes of that"
+            "{how}: its disk is full: raise {part}.storage.size; it starts again at the latest five minutes after its volume has grown"
         );
     }
     // The last line is what the program ended with.
@@ -365,14 +366,19 @@ mod tests {
                     see `kubectl logs demo-consumer-aapl-7 --container consumer --previous`";
         let last = ended(1, "Error", Some("starting\ncannot bind 0.0.0.0:9090\n"));
         assert_eq!(obstacle(&container(false, 3, back_off(), last), now()).as_deref(), Some(text));
-        let text = "keeps failing (exit code 14, Error): its disk is full: raise consumer.storage.size; \
-                    it starts again within five minutes of that";
-        let mut full = container(false, 3, running(), ended(14, "Error", None));
-        let status = &mut full.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
-        assert!(failed_without_words(status));
-        put_words(status, NO_SPACE);
-        assert!(!failed_without_words(status));
-        assert_eq!(obstacle(&full, now()).as_deref(), Some(text));
+        let told = |server: &str, part: &str| {
+            let mut full = container(false, 3, running(), ended(14, "Error", None));
+            full.labels_mut().insert(names::COMPONENT.into(), part.into());
+            let status = &mut full.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+            status.name = server.into();
+            assert!(failed_without_words(status));
+            put_words(status, NO_SPACE);
+            assert!(!failed_without_words(status));
+            obstacle(&full, now()).unwrap()
+        };
+        let text = "keeps failing (exit code 14, Error): its disk is full: raise database.storage.size; ";
+        assert!(told("mongod", "database").starts_with(text));
+        assert!(told("leave", names::BROKER_LEAVE).starts_with("keeps failing (exit code 14, Error): No space left"));
         let first_start = container(false, 1, running(), ended(1, "Error", None));
         assert_eq!(obstacle(&first_start, now()), None, "one restart is no loop");
         let recovered = container(true, 3, running(), ended(1, "Error", None));

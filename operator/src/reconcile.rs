@@ -13,7 +13,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::apply::{self, Applied, Settled};
 use crate::certificates::{self, Tls};
@@ -41,8 +41,9 @@ use crate::trust::Trust;
 use crate::watch::{Guarded, Stores};
 use crate::web::Web;
 
-/// Pipelines whose objects are applied at the same time.
-pub const APPLYING: usize = 8;
+/// Pipelines that are looked at and applied at the same time: each has all its objects in memory meanwhile, in several forms, and an operator that
+/// starts has them all to look at.
+pub const AT_ONCE: usize = 8;
 /// Pause between passes while something is under way.
 const UNDER_WAY: Duration = Duration::from_secs(2);
 /// Pause between passes when all is well. Changes in the cluster are watched; this is for what happens inside broker and database.
@@ -74,8 +75,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Objects that stay different however often they are applied.
     pub settled: Settled,
-    /// Pipelines whose objects are applied at the same time.
-    pub applying: Semaphore,
+    /// Whose turn it is to be looked at and applied; closed when the operator stops.
+    pub turns: Semaphore,
+    /// Logs are large: one is read at a time.
+    pub log_reader: Semaphore,
     /// Whom the operator trusts in brokers and databases of its own.
     pub trust: Trust,
     /// What was read of Secrets that users named.
@@ -177,13 +180,18 @@ impl Memory {
 /// # Errors
 /// The failure to be tried again the soonest; the status has told of it by then.
 pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+    // Waiting is no part of the pass, which would be given up for it.
+    let Ok(turn) = context.turns.acquire().await else { return Ok(Action::await_change()) };
+    // Meanwhile it may have changed or gone.
+    let Some(object) = context.pipelines.get(&ObjectRef::from_obj(&*object)) else { return Ok(Action::await_change()) };
     let began = Instant::now();
-    let result = match tokio::time::timeout(LONGEST, pass(&object, &context)).await {
+    let result = match tokio::time::timeout(LONGEST, pass(&object, &context, turn)).await {
         Ok(result) => result,
         Err(_) => {
             // It may be one request that hangs, of an admission webhook for example; most often the status can be written.
             drop(tokio::time::timeout(LAST_WORD, give_up(&object, &context)).await);
             let error = Error::TookTooLong(LONGEST);
+            tracing::warn!(pipeline = %ObjectRef::from_obj(&*object), %error, "given up");
             context.metrics.error(error.reason());
             Err(error)
         }
@@ -193,7 +201,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     result
 }
 
-async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
+async fn pass(object: &Guarded, context: &Context, turn: SemaphorePermit<'_>) -> Result<Action, Error> {
     // Before the first full list absence proves nothing.
     context.stores.ready().await;
     let pipeline = match &object.0 {
@@ -218,11 +226,13 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
                 leaving::companies(&plan.name, &pipeline.spec, &seen.deployments, &seen.pods, &memory.companies, now);
             seen.leaving.clone_from(&plan.leaving);
             let applied = context.apply(&plan).await;
+            // What is inside broker and database may take long to say.
+            drop(turn);
             // What the server returned is newer than what the watch has seen.
             (seen.stateful_sets, seen.deployments) = (applied.stateful_sets, applied.deployments);
             (seen.edge.ingress, seen.edge.route) = (applied.ingress, applied.http_route);
             seen.edge_secret = context.edge_secret(&pipeline, &plan, memory.edge_secret.as_ref(), now).await;
-            last_words::add(&context.client, &plan.namespace, &mut seen.pods, &mut memory.last_words).await;
+            last_words::add(context, &plan.namespace, &mut seen.pods, &mut memory.last_words).await;
             seen.volumes = applied.volumes;
             seen.errors = applied.failures;
             let due = pipeline.spec.paused || !plan.leaving.is_empty() || status::figures_due(memory.figures_at, now);
@@ -459,11 +469,8 @@ impl Context {
         }
     }
 
-    /// Builds and applies all objects. A few pipelines at a time: each holds all its objects meanwhile, in several forms, and an operator that starts
-    /// has them all to look at.
+    /// Builds and applies all objects.
     async fn apply(&self, plan: &Plan) -> Applied {
-        // It is never closed, and without a permit the pass would go on all the same.
-        let _permit = self.applying.acquire().await.ok();
         let Self { client, stores, metrics, settled, .. } = self;
         let mut applied = apply::apply(client, stores, metrics, settled, plan, objects::build(plan)).await;
         applied.deployments.iter_mut().for_each(|deployment| *deployment = status::what_is_read(deployment));

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -25,7 +26,7 @@ use crate::crd::StockPipeline;
 use crate::http::{self, Pages};
 use crate::metrics::Metrics;
 use crate::plan::Images;
-use crate::reconcile::{APPLYING, Context, error_policy, reconcile};
+use crate::reconcile::{AT_ONCE, Context, error_policy, reconcile};
 use crate::web::Web;
 use crate::{lease, names, watch};
 
@@ -90,14 +91,17 @@ const READ_BUFFER: usize = 16 << 10;
 ///
 /// # Errors
 /// The configuration is not one for a client, or names a proxy.
-pub fn client(config: Config) -> Result<Client, kube::Error> {
-    if let Some(proxy) = config.proxy_url {
-        return Err(kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy) });
-    }
+pub fn client(config: Config) -> anyhow::Result<Client> {
+    anyhow::ensure!(
+        config.proxy_url.is_none(),
+        "a proxy is to lead to the API server, and this program goes without: take proxy-url out of the kubeconfig, or HTTPS_PROXY out of the environment"
+    );
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
+    // Around TLS: a server that takes a connection and says no more is none.
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(connector)?);
     connector.set_connect_timeout(config.connect_timeout);
-    let connector = config.rustls_https_connector_with_connector(connector)?;
+    connector.set_write_timeout(config.write_timeout);
     let web = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .http1_read_buf_exact_size(READ_BUFFER)
         .build(connector);
@@ -135,18 +139,20 @@ pub async fn lead(
         images,
         metrics,
         settled: Default::default(),
-        applying: Semaphore::new(APPLYING),
+        turns: Semaphore::new(AT_ONCE),
+        log_reader: Semaphore::new(1),
         secrets: Default::default(),
         memory: Default::default(),
     });
-    let passes = controller
-        .graceful_shutdown_on(stop.clone().cancelled_owned())
-        .run(reconcile, error_policy, context)
-        .for_each(|result| async move {
+    let (waiting, stopped) = (context.clone(), stop.clone().cancelled_owned());
+    let send_away = stopped.map(move |()| waiting.turns.close());
+    let passes = controller.graceful_shutdown_on(send_away).run(reconcile, error_policy, context).for_each(
+        |result| async move {
             if let Err(error) = result {
                 tracing::debug!(%error, "pass ended with an error");
             }
-        });
+        },
+    );
     tokio::select! {
         () = passes => Ok(()),
         // At once, in the middle of a pass if need be: another replica may already be working.

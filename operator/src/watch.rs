@@ -81,6 +81,7 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
     let trigger = watcher(api, watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .modify(|pipeline| pipeline.managed_fields_mut().clear())
+        .inspect_err(|error| tracing::warn!(kind = "StockPipeline", %error, "not watched, to be tried again"))
         .reflect(writer)
         .applied_objects()
         .predicate_filter(predicates::generation.combine(wish), Default::default());
@@ -140,7 +141,7 @@ fn instance(object: &DynamicObject) -> Option<ObjectRef<Guarded>> {
     Some(ObjectRef::new(names::pipeline_of(object)?).within(namespace))
 }
 
-/// Objects of one answer while a store is filled: it is in memory as text, as values and as objects at once, and its connection keeps a buffer of its size.
+/// Objects of one answer while a store is filled: all of it is in memory as text and as objects at once.
 const PAGE: u32 = 20;
 
 /// A wish for other credentials is no change of the spec.
@@ -189,6 +190,7 @@ fn watch(
         "" => Api::all_with(client, &kind),
         _ => Api::namespaced_with(client, namespace, &kind),
     };
+    let name = kind.kind.clone();
     let selector = format!("{}={}", names::MANAGED_BY, names::MANAGER);
     let stream = watcher(api, watcher::Config::default().labels(&selector).page_size(PAGE))
         .default_backoff()
@@ -198,6 +200,7 @@ fn watch(
             trim(object);
         })
         .inspect_ok(move |event| writer.see(event))
+        .inspect_err(move |error| tracing::warn!(kind = name, %error, "not watched, to be tried again"))
         .touched_objects();
     Watch { kind, stream: stream.boxed() }
 }

@@ -35,6 +35,8 @@ const FORMED: &str = "formed";
 const YES: &str = "yes";
 /// Nodes that may still be in the cluster and are not wanted any more, one to a line.
 const LEAVING: &str = "leaving";
+/// The container of a node.
+pub(super) const SERVER: &str = "rabbitmq";
 const START: &str = "start.sh";
 const LEAVE: &str = "leave.sh";
 const QUEUES_ON: &str = "queues-on.sh";
@@ -301,7 +303,7 @@ fn memory_limit(plan: &Plan) -> Option<String> {
 fn container(plan: &Plan, nodes: &str) -> Container {
     let (amqp, management) = (amqp(plan), management(plan));
     Container {
-        name: "rabbitmq".into(),
+        name: SERVER.into(),
         command: Some(vec!["bash".into(), format!("/etc/rabbitmq/{START}")]),
         env: Some(
             [

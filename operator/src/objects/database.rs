@@ -12,6 +12,8 @@ use crate::names::{self, Part};
 use crate::plan::Plan;
 
 pub(super) const PORT: u16 = 27017;
+/// The container of a member.
+pub(super) const SERVER: &str = "mongod";
 /// User of the upstream image.
 const USER: i64 = 999;
 
@@ -109,7 +111,7 @@ fn tls(plan: &Plan) -> String {
 
 fn container(plan: &Plan, service: &str) -> Container {
     Container {
-        name: "mongod".into(),
+        name: SERVER.into(),
         command: Some(vec!["sh".into(), "-c".into(), start(service, &tls(plan))]),
         env: Some(vec![
             pod::env("HOME", "/tmp"),

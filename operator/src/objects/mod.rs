@@ -42,6 +42,9 @@ use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::pod_monitor::PodMonitor;
 
+/// The containers of the servers that have a disk.
+pub const SERVERS: [&str; 2] = [broker::SERVER, database::SERVER];
+
 /// The children of a pipeline, by kind.
 #[derive(Debug, Default)]
 pub struct Objects {

@@ -42,6 +42,8 @@ export class Prices {
       for (const [symbol, company] of this.companies) {
         if (present.has(symbol)) continue;
         this.companies.delete(symbol);
+        // What came meanwhile is asked for when it is back.
+        company.loaded = false;
         this.gone.set(symbol, company);
         others = true;
       }
