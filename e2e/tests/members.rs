@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use e2e::page::{Prices, newer_prices_of, prices_of};
 use e2e::space::labels;
+use e2e::space::is_ready;
 use e2e::verify::nothing_is_lost;
 use e2e::{Kind, Space, fixtures, wait_until, with_namespace};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -132,12 +133,15 @@ async fn resize(space: &Space, pipeline: &mut Value, part: &str, members: usize,
 async fn lose_volume(space: &Space, part: &str, ordinal: usize) -> Result<()> {
     let (pod, claims) = (format!("{PIPELINE}-{part}-{ordinal}"), space.api::<PersistentVolumeClaim>());
     let claim = format!("data-{pod}");
-    let lost = claims.get(&claim).await?.uid();
+    let (lost, before) = (claims.get(&claim).await?.uid(), space.api::<Pod>().get(&pod).await?.uid());
     claims.delete(&claim, &DeleteParams::default()).await?;
     space.api::<Pod>().delete(&pod, &DeleteParams::default().grace_period(0)).await?;
-    wait_until(&format!("{pod} has a new volume"), Duration::from_secs(60), async || {
+    // The status may still say Ready of the time before.
+    wait_until(&format!("{pod} serves on a new volume"), Duration::from_secs(150), async || {
         let new = claims.get(&claim).await?.uid();
         ensure!(new.is_some() && new != lost, "it is the old one");
+        let now = space.api::<Pod>().get(&pod).await?;
+        ensure!(now.uid() != before && is_ready(&now), "it does not serve yet");
         Ok(())
     })
     .await

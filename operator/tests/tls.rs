@@ -125,8 +125,9 @@ async fn an_authority_is_made_once_and_a_deleted_secret_is_a_renewed_certificate
         assert_eq!(text(&secret, key::COMBINED), text(&secret, key::KEY) + &own, "{name}");
         servers.insert(name, secret);
     }
-    let published: Api<ConfigMap> = world.api();
-    let published = published.get("demo-ca").await.unwrap().data.unwrap();
+    let maps: Api<ConfigMap> = world.api();
+    let published = until("it is told whom to trust", || async { maps.get_opt("demo-ca").await.unwrap() }).await;
+    let published = published.data.unwrap();
     assert_eq!(published, BTreeMap::from([(key::TRUSTED.to_owned(), certificate.clone())]), "without the key");
     let url = text(&world.secret("demo-broker-credentials").await, "url");
     assert!(url.starts_with("amqps://") && url.ends_with(":5671/%2f?cacertfile=/run/tls/broker/ca.crt"), "{url:.8}");

@@ -292,6 +292,10 @@ def hundred(results):
     operator = Operator()
     figures = converge(operator, 100, 3, 5, 900) | settled(operator, 100)
     results["100 pipelines of 3 companies"] = figures
+    # A new process reads all there is and finds nothing to do.
+    operator.end()
+    operator = Operator()
+    results["the same after a restart of the operator"] = settled(operator, 100)
     say(f"{FOREIGN} foreign Secrets, ConfigMaps and Pods")
     before = operator.memory()[0]
     foreign()
