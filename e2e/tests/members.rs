@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::page::{Prices, newer_prices_of, prices_of};
-use e2e::space::labels;
-use e2e::space::is_ready;
+use e2e::space::{is_ready, labels};
 use e2e::verify::nothing_is_lost;
 use e2e::{Kind, Space, fixtures, wait_until, with_namespace};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
