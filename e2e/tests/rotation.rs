@@ -69,7 +69,7 @@ async fn rotates(space: &Space, name: &str, tls: bool, generations: u32) -> Resu
     }
     ensure!(servers == self::servers(space, name).await?, "a pod of broker or database was replaced");
     let (visits, failed) = page.end().await?;
-    ensure!(visits > 50 && failed == 0, "{failed} of {visits} requests of the page failed");
+    ensure!(visits > 50 * u64::from(generations) && failed == 0, "{failed} of {visits} requests of the page failed");
     let (pods, failures) = figures.end().await?;
     ensure!(failures.is_empty(), "of {pods} pods: {failures:?}");
     let verified = nothing_is_lost(space, &mut pipeline, &COMPANIES).await?;

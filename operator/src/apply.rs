@@ -163,7 +163,7 @@ struct Wanted {
 impl Wanted {
     fn new<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Self {
         let mut data = to_value(object);
-        let hash = fingerprint(&data.to_string());
+        let hash = hash_of(&data);
         if let Value::Object(fields) = &mut data {
             fields.retain(|field, _| !["apiVersion", "kind", "metadata"].contains(&field.as_str()));
         }
@@ -303,7 +303,7 @@ impl Target<'_> {
     async fn sync_jobs(&mut self, store: &Children<Job>, wanted: Vec<Job>) {
         let outdated = |job: &Job| {
             let live = self.known_one(store, &job.name_any()).filter(|live| self.owns(live));
-            live.is_some_and(|live| live.annotations().get(names::APPLIED) != Some(&hash_of(job)))
+            live.is_some_and(|live| live.annotations().get(names::APPLIED) != Some(&hash_of(&to_value(job))))
         };
         let wanted = wanted.into_iter().filter(|job| !outdated(job)).collect();
         self.sync(store, wanted).await;
@@ -472,8 +472,8 @@ impl Target<'_> {
 }
 
 /// The value of the annotation [`names::APPLIED`] for an object as it is built.
-fn hash_of<K: Serialize>(object: &K) -> String {
-    fingerprint(&to_value(object).to_string())
+fn hash_of(object: &Value) -> String {
+    fingerprint(&object.to_string())
 }
 
 /// A Kubernetes type always becomes a JSON object; should one ever not, it compares as different and is applied.

@@ -88,34 +88,20 @@ pub fn controller(client: &Client, namespace: &str) -> (Controller<Guarded>, Sto
     let controller = Controller::for_stream(trigger, pipelines);
 
     // By label: those that cert-manager keeps have no owner of ours.
-    let (secrets, watch) = watched(client, namespace, |_| {});
-    let controller = by_label(controller, watch);
-    let (config_maps, watch) = watched(client, namespace, |_| {});
-    let controller = by_owner(controller, watch);
-    let (services, watch) = watched(client, namespace, |_| {});
-    let controller = by_owner(controller, watch);
-    let (network_policies, watch) = watched(client, namespace, |_| {});
-    let controller = by_owner(controller, watch);
-    let (pod_disruption_budgets, watch) = watched(client, namespace, |_| {});
-    let controller = by_owner(controller, watch);
-    let (stateful_sets, watch) = watched(client, namespace, |_| {});
-    let controller = by_owner(controller, watch);
-    let (deployments, watch) = watched(client, namespace, |_| {});
-    let controller = by_owner(controller, watch);
-    let (jobs, watch) = watched(client, namespace, |_| {});
-    let controller = by_owner(controller, watch);
-    let (ingresses, watch) = watched(client, namespace, |_| {});
-    let controller = by_owner(controller, watch);
-    let (http_routes, watch) = optional(client, watched(client, namespace, |_| {}));
-    let controller = by_owner(controller, watch);
-    let (pod_monitors, watch) = optional(client, watched(client, namespace, |_| {}));
-    let controller = by_owner(controller, watch);
-    let (certificates, watch) = optional(client, watched(client, namespace, |_| {}));
-    let controller = by_owner(controller, watch);
-    let (pods, watch) = watched(client, namespace, only_what_is_read);
-    let controller = by_label(controller, watch);
-    let (claims, watch) = watched(client, namespace, |_| {});
-    let controller = by_label(controller, watch);
+    let (secrets, controller) = by_label(controller, watched(client, namespace, |_| {}));
+    let (config_maps, controller) = by_owner(controller, watched(client, namespace, |_| {}));
+    let (services, controller) = by_owner(controller, watched(client, namespace, |_| {}));
+    let (network_policies, controller) = by_owner(controller, watched(client, namespace, |_| {}));
+    let (pod_disruption_budgets, controller) = by_owner(controller, watched(client, namespace, |_| {}));
+    let (stateful_sets, controller) = by_owner(controller, watched(client, namespace, |_| {}));
+    let (deployments, controller) = by_owner(controller, watched(client, namespace, |_| {}));
+    let (jobs, controller) = by_owner(controller, watched(client, namespace, |_| {}));
+    let (ingresses, controller) = by_owner(controller, watched(client, namespace, |_| {}));
+    let (http_routes, controller) = by_owner(controller, optional(client, watched(client, namespace, |_| {})));
+    let (pod_monitors, controller) = by_owner(controller, optional(client, watched(client, namespace, |_| {})));
+    let (certificates, controller) = by_owner(controller, optional(client, watched(client, namespace, |_| {})));
+    let (pods, controller) = by_label(controller, watched(client, namespace, only_what_is_read));
+    let (claims, controller) = by_label(controller, watched(client, namespace, |_| {}));
     let stores = Stores {
         secrets,
         config_maps,
@@ -205,14 +191,14 @@ fn watch(
     Watch { kind, stream: stream.boxed() }
 }
 
-/// Lets changes start a pass of the pipeline that an object's label names.
-fn by_label(controller: Controller<Guarded>, watch: Watch) -> Controller<Guarded> {
-    controller.watches_stream_with(watch.stream, |object| instance(&object), watch.kind)
+/// Lets the changes of a kind start a pass of the pipeline that an object's label names; gives back the kind's store.
+fn by_label<S>(controller: Controller<Guarded>, (store, watch): (S, Watch)) -> (S, Controller<Guarded>) {
+    (store, controller.watches_stream_with(watch.stream, |object| instance(&object), watch.kind))
 }
 
-/// Lets changes start a pass of the pipeline that owns an object.
-fn by_owner(controller: Controller<Guarded>, watch: Watch) -> Controller<Guarded> {
-    controller.owns_stream_with(watch.stream, watch.kind)
+/// The same, of the pipeline that owns an object.
+fn by_owner<S>(controller: Controller<Guarded>, (store, watch): (S, Watch)) -> (S, Controller<Guarded>) {
+    (store, controller.owns_stream_with(watch.stream, watch.kind))
 }
 
 impl Stores {
