@@ -37,9 +37,11 @@ async fn the_broker_grows_to_three_nodes_bears_the_loss_of_a_volume_and_shrinks_
         let (mut pipeline, mut seen) = under_load(space).await?;
         resize(space, &mut pipeline, "broker", 3, &mut seen).await?;
         // The first node: alone it would make a new cluster of its own.
-        lose_volume(space, "broker", 0).await?;
+        comes_back(space, &lose_volume(space, "broker", 0).await?).await?;
         space.ready(PIPELINE).await?;
         seen = newer_prices_of(space, PIPELINE, &COMPANIES, &seen, Duration::from_secs(60)).await?;
+        // The node that is to stay loses its volume, and is the only one that its files name when it comes back.
+        lose_volume(space, "broker", 0).await?;
         resize(space, &mut pipeline, "broker", 1, &mut seen).await?;
         let verified = nothing_is_lost(space, &mut pipeline, &COMPANIES).await?;
         println!("{} events, each exactly once", verified[0].events);
@@ -128,19 +130,31 @@ async fn resize(space: &Space, pipeline: &mut Value, part: &str, members: usize,
     Ok(())
 }
 
-/// Takes the volume of a part's pod away, as the loss of a disk would.
-async fn lose_volume(space: &Space, part: &str, ordinal: usize) -> Result<()> {
-    let (pod, claims) = (format!("{PIPELINE}-{part}-{ordinal}"), space.api::<PersistentVolumeClaim>());
+/// A pod and its volume, as they were.
+struct Lost {
+    pod: String,
+    claim: String,
+    uids: [Option<String>; 2],
+}
+
+/// Takes a member's volume away, and its pod, which holds it.
+async fn lose_volume(space: &Space, part: &str, ordinal: usize) -> Result<Lost> {
+    let (pods, claims) = (space.api::<Pod>(), space.api::<PersistentVolumeClaim>());
+    let pod = format!("{PIPELINE}-{part}-{ordinal}");
     let claim = format!("data-{pod}");
-    let (lost, before) = (claims.get(&claim).await?.uid(), space.api::<Pod>().get(&pod).await?.uid());
+    let uids = [claims.get(&claim).await?.uid(), pods.get(&pod).await?.uid()];
     claims.delete(&claim, &DeleteParams::default()).await?;
-    space.api::<Pod>().delete(&pod, &DeleteParams::default().grace_period(0)).await?;
-    // The status may still say Ready of the time before.
-    wait_until(&format!("{pod} serves on a new volume"), Duration::from_secs(150), async || {
-        let new = claims.get(&claim).await?.uid();
-        ensure!(new.is_some() && new != lost, "it is the old one");
-        let now = space.api::<Pod>().get(&pod).await?;
-        ensure!(now.uid() != before && is_ready(&now), "it does not serve yet");
+    pods.delete(&pod, &DeleteParams::default().grace_period(0)).await?;
+    Ok(Lost { pod, claim, uids })
+}
+
+/// The status may still say Ready of the time before.
+async fn comes_back(space: &Space, lost: &Lost) -> Result<()> {
+    wait_until(&format!("{} serves on a new volume", lost.pod), Duration::from_secs(150), async || {
+        let claim = space.api::<PersistentVolumeClaim>().get(&lost.claim).await?;
+        let pod = space.api::<Pod>().get(&lost.pod).await?;
+        let new = claim.uid() != lost.uids[0] && pod.uid() != lost.uids[1];
+        ensure!(new && is_ready(&pod), "it does not serve yet");
         Ok(())
     })
     .await

@@ -18,7 +18,7 @@ OTHER=
 nodes() { sed -n 's/^cluster_formation\.classic_config\.nodes\.[0-9]* = //p' /etc/rabbitmq/rabbitmq.conf; }
 is_formed() { [[ $(</etc/rabbitmq/formed) == yes ]]; }
 serves() { timeout 2 bash -c ": </dev/tcp/${1#rabbit@}/${AMQP_PORT:-5672}" 2>/dev/null; }
-ask() { rabbitmqctl --quiet --node "$OTHER" eval "$1"; }
+ask() { rabbitmqctl --quiet --node "${2-$OTHER}" eval "$1"; }
 
 find_other() {
     for OTHER in $(nodes; cat /etc/rabbitmq/leaving); do
@@ -60,7 +60,35 @@ end_of_wait() {
 }
 
 is_member() { ask "lists:member('$RABBITMQ_NODENAME', rabbit_nodes:list_members())."; }
+has_others() { ask "length(rabbit_nodes:list_members()) > 1." "$RABBITMQ_NODENAME"; }
 has_left() { ask "rabbit_runtime_parameters:value_global('left-$RABBITMQ_NODENAME')."; }
+
+# What was decided here is what the server does: the files may have become other ones since, and a node that is not wanted any more is in none.
+settle() {
+    local node number=0
+    sed '/^cluster_formation\.classic_config\.nodes\./d' /etc/rabbitmq/rabbitmq.conf >/tmp/rabbitmq.conf
+    for node in "$RABBITMQ_NODENAME" $OTHER; do
+        echo "cluster_formation.classic_config.nodes.$((++number)) = $node"
+    done >>/tmp/rabbitmq.conf
+    # Out of retries, after five seconds unless told otherwise, it would go on alone: `watch_join` ends it long before these are over.
+    echo "cluster_formation.discovery_retry_limit = 10000" >>/tmp/rabbitmq.conf
+    export RABBITMQ_CONFIG_FILE=/tmp/rabbitmq.conf
+}
+
+# A node that became a cluster of its own is none of ours, and one that waits for minutes may wait for a node that is gone: both end here,
+# and the next start looks anew.
+watch_join() {
+    local joined='' deadline=$((SECONDS + 300))
+    until rabbitmqctl --quiet await_startup --timeout 10 2>/dev/null && joined=$(has_others) && [[ $joined == true ]]; do
+        if [[ $joined == false ]] || ((SECONDS > deadline)); then
+            echo "this node has not joined $OTHER: starting it anew"
+            kill -KILL "$(<"$DATA.pid")"
+            return
+        fi
+        sleep 1
+    done
+    rm -f "$JOINING"
+}
 
 start_empty() {
     echo "this node is not in the cluster, and what its volume holds is of no use: starting empty"
@@ -96,11 +124,11 @@ if ! has_data; then
         fi
         mkdir -p "$RABBITMQ_MNESIA_BASE"
         : >"$JOINING"
-        {
-            until rabbitmqctl --quiet await_startup --timeout 600 2>/dev/null; do sleep 2; done
-            rm -f "$JOINING"
-        } &
+    else
+        rm -f "$JOINING"
     fi
     end_of_wait
 fi
+if ! has_data || [[ -e $JOINING ]]; then settle; fi
+if [[ -e $JOINING ]]; then watch_join & fi
 exec rabbitmq-server
