@@ -1,7 +1,9 @@
 //! Growing and shrinking explored exhaustively: every order of wishes, passes, crashes, lost volumes and old lists in a small world.
 //! Rule: the decisions are the real ones; the broker and the cluster around them are as measured on RabbitMQ 4.0.
 
-use std::collections::{HashSet, VecDeque};
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
 
 use super::*;
 use crate::broker::membership;
@@ -83,6 +85,16 @@ struct World {
     losses: u8,
 }
 
+/// What a look shows of a world: the wish, the nodes of the cluster, those that run, and the queues.
+type Visible = (usize, Nodes, Nodes, [Option<Replicas>; 2]);
+
+/// What follows from a look: per change the queue, the node and whether it is added; one more than the highest node; who may leave.
+struct Decision {
+    changes: Vec<(usize, usize, bool)>,
+    members: usize,
+    may_leave: Option<usize>,
+}
+
 impl World {
     fn of(nodes: usize) -> Self {
         let all = upto(nodes);
@@ -162,32 +174,47 @@ impl World {
         }
     }
 
+    /// What the operator decides in this world. Few worlds differ for it, so each of those is looked at once.
+    fn decision(&self) -> Rc<Decision> {
+        thread_local!(static DECISIONS: RefCell<HashMap<Visible, Rc<Decision>>> = RefCell::default());
+        let visible = (self.wish, self.clustered, self.up, self.queues);
+        DECISIONS
+            .with(|decisions| decisions.borrow_mut().entry(visible).or_insert_with(|| Rc::new(self.decide())).clone())
+    }
+
+    fn decide(&self) -> Decision {
+        let (wanted, seen) = (self.wanted(), self.look());
+        let index = |queue: &str| Self::names_of_queues().iter().position(|name| *name == queue).unwrap();
+        let changes = membership::next_changes(&wanted, &seen).into_iter().map(|step| match step {
+            Step::AddMember { queue, node } => (index(&queue), ordinal_of(&node), true),
+            Step::DeleteMember { queue, node } => (index(&queue), ordinal_of(&node), false),
+            other => panic!("{other:?}"),
+        });
+        let changes = changes.collect();
+        let report = report(&wanted, &seen);
+        let known = report.nodes.unwrap_or_default();
+        Decision {
+            changes,
+            members: known.iter().map(|node| ordinal_of(node) + 1).max().unwrap_or(0),
+            may_leave: report.may_leave.map(|node| ordinal_of(&node)),
+        }
+    }
+
     /// The operator asks the broker: with or without acting on what it sees.
     fn ask(mut self, acts: bool) -> Self {
         if !self.serves() {
             return self;
         }
-        let (wanted, seen) = (self.wanted(), self.look());
-        if acts {
-            for step in membership::next_changes(&wanted, &seen) {
-                let (queue, node, grows) = match step {
-                    Step::AddMember { queue, node } => (queue, ordinal_of(&node), true),
-                    Step::DeleteMember { queue, node } => (queue, ordinal_of(&node), false),
-                    other => panic!("{other:?}"),
-                };
-                let index = Self::names_of_queues().iter().position(|name| *name == queue).unwrap();
-                let replicas = self.queues[index].unwrap();
-                if self.has_majority(&replicas) {
-                    let bit = 1 << node;
-                    let members = if grows { replicas.members | bit } else { replicas.members & !bit };
-                    self.queues[index] = Some(Replicas { members, voters: replicas.voters & members, ..replicas });
-                }
+        let decision = self.decision();
+        for (index, node, grows) in decision.changes.iter().copied().filter(|_| acts) {
+            let replicas = self.queues[index].unwrap();
+            if self.has_majority(&replicas) {
+                let bit = 1 << node;
+                let members = if grows { replicas.members | bit } else { replicas.members & !bit };
+                self.queues[index] = Some(Replicas { members, voters: replicas.voters & members, ..replicas });
             }
         }
-        let report = report(&wanted, &seen);
-        let known = report.nodes.unwrap_or_default();
-        let members = known.iter().map(|node| ordinal_of(node) + 1).max().unwrap_or(0);
-        self.heard = Some((self.wish, members, self.pods, report.may_leave.map(|node| ordinal_of(&node))));
+        self.heard = Some((self.wish, decision.members, self.pods, decision.may_leave));
         self
     }
 
@@ -234,7 +261,8 @@ impl World {
         self
     }
 
-    /// A node starts; `listed` is the wish that its pod's files show, which may be the one before.
+    /// A node starts; `listed` is the wish that its pod's files show, which may be the one before. What `start.sh` decided by them is what
+    /// the server does, whatever they show by then.
     fn start(mut self, ordinal: usize, listed: usize) -> Self {
         let bit = 1 << ordinal;
         if ordinal >= self.pods || has(self.up, ordinal) || self.job.is_some_and(|job| job.holds(ordinal)) {
