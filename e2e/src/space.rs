@@ -1,6 +1,7 @@
 //! A namespace of a test's own, and what a user does in it.
 //! Rule: it is labelled restricted, gone afterwards (KEEP=1 keeps it), and shown when the test fails.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -185,6 +186,15 @@ impl Space {
     /// The API server does not answer.
     pub async fn pods(&self, pipeline: &str, part: &str) -> Result<Vec<Pod>> {
         self.list(&labels(pipeline, part)).await
+    }
+
+    /// The names of a part's pods, and which ones they are: a pod of the same name may be another one.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn uids(&self, pipeline: &str, part: &str) -> Result<BTreeMap<String, String>> {
+        let pods = self.pods(pipeline, part).await?;
+        Ok(pods.iter().map(|pod| (pod.name_any(), pod.uid().unwrap_or_default())).collect())
     }
 
     /// Waits until no pod is left that these labels select.
