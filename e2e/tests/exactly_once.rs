@@ -22,7 +22,6 @@ use serde_json::Value;
 
 const PIPELINE: &str = "exact";
 const COMPANIES: [&str; 2] = ["MSFT", "TSLA"];
-const ROUNDS: usize = 2;
 /// Port of a consumer's figures.
 const METRICS_PORT: u16 = 9090;
 /// A killed broker of one node is back after some 20 s; its volume has to be attached again, and two cores are busy.
@@ -55,10 +54,8 @@ async fn every_event_counts_exactly_once_whatever_dies() -> Result<()> {
         space.apply_until_ready(&pipeline).await?;
         prices_of(space, PIPELINE, &COMPANIES, Duration::from_secs(60)).await?;
 
-        for round in 1..=ROUNDS {
-            for victim in [Victim::Consumer, Victim::Publisher, Victim::Broker, Victim::Primary] {
-                survives(space, round, victim).await?;
-            }
+        for victim in [Victim::Consumer, Victim::Publisher, Victim::Broker, Victim::Primary] {
+            survives(space, victim).await?;
         }
 
         pauses(space, &mut pipeline).await?;
@@ -73,7 +70,7 @@ async fn every_event_counts_exactly_once_whatever_dies() -> Result<()> {
             );
         }
         let msft = verified.iter().find(|company| company.company == "MSFT").context("nothing of MSFT")?;
-        ensure!(msft.sources.len() > ROUNDS, "{ROUNDS} publishers were killed: {:?}", msft.sources);
+        ensure!(msft.sources.len() > 1, "a publisher was killed: {:?}", msft.sources);
         Ok(())
     })
     .await
@@ -83,7 +80,7 @@ async fn every_event_counts_exactly_once_whatever_dies() -> Result<()> {
 ///
 /// One fault at a time: a publisher that dies while the broker is away takes events along that nobody confirmed, and a later one of its
 /// may be stored. The number that is missing then is no loss, and looks like one.
-async fn survives(space: &Space, round: usize, victim: Victim) -> Result<()> {
+async fn survives(space: &Space, victim: Victim) -> Result<()> {
     let (part, name) = match victim {
         Victim::Consumer => ("consumer", active_consumer(space, None).await?),
         Victim::Publisher => ("publisher", the_pod(space, "publisher", "msft").await?),
@@ -95,7 +92,7 @@ async fn survives(space: &Space, round: usize, victim: Victim) -> Result<()> {
     let start = Instant::now();
     let without_grace = DeleteParams::default().grace_period(0);
     space.api::<Pod>().delete(&name, &without_grace).await.with_context(|| format!("kill {name}"))?;
-    let killed = format!("round {round}: {name} was killed;");
+    let killed = format!("{name} was killed;");
     if let Victim::Consumer = victim {
         let successor = active_consumer(space, Some(&name)).await?;
         println!("{killed} {successor} works {:.1} s later", start.elapsed().as_secs_f64());

@@ -62,6 +62,12 @@ impl Readiness {
         }
     }
 
+    /// Whether the process ends.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) == Condition::Stopping
+    }
+
     fn set(&self, condition: Condition) {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *current != Condition::Stopping {

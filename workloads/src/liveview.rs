@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use axum::middleware::map_response_with_state;
 use axum::serve::ListenerExt;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -91,6 +92,7 @@ pub async fn run(settings: Settings, listener: TcpListener, stop: CancellationTo
     };
     let service = Service { readers, latest, library: Library::new(windows) };
     let app = routes::router(service).merge(Health::new(readiness.clone(), registry).router());
+    let app = app.layer(map_response_with_state(readiness.clone(), routes::last_answers));
     if let Ok(address) = listener.local_addr() {
         tracing::info!("serving on http://{address}");
     }

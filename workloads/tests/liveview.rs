@@ -619,6 +619,23 @@ async fn a_stop_is_told_to_balancers_first_and_to_pages_with_code_1012_each_at_a
 }
 
 #[tokio::test]
+async fn who_keeps_a_connection_is_told_that_it_ends_before_it_does() {
+    let database = Database::new().await;
+    let running = start_with(Args { shutdown_grace: Some("2000".into()), ..arguments(&database, &mongodb()) }).await;
+    let connection = async || {
+        let answer = reqwest::get(format!("{}/api/prices", running.url)).await.unwrap();
+        answer.headers().get("connection").cloned()
+    };
+    assert_eq!(connection().await, None);
+    running.stop.cancel();
+    eventually("told to close", async || connection().await.filter(|told| told == "close").map(drop)).await;
+    // Sockets are told in their own way.
+    drop(connect(&running, "/ws").await);
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
 async fn a_page_may_send_anything_and_only_harms_itself() {
     let database = Database::new().await;
     let running = start(&database).await;

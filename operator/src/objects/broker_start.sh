@@ -60,7 +60,7 @@ end_of_wait() {
 }
 
 is_member() { ask "lists:member('$RABBITMQ_NODENAME', rabbit_nodes:list_members())."; }
-has_others() { ask "length(rabbit_nodes:list_members()) > 1." "$RABBITMQ_NODENAME"; }
+queues_here() { bash /etc/rabbitmq/queues-on.sh "$OTHER" "$RABBITMQ_NODENAME"; }
 has_left() { ask "rabbit_runtime_parameters:value_global('left-$RABBITMQ_NODENAME')."; }
 
 # What was decided here is what the server does: the files may have become other ones since, and a node that is not wanted any more is in none.
@@ -70,36 +70,38 @@ settle() {
     for node in "$RABBITMQ_NODENAME" $OTHER; do
         echo "cluster_formation.classic_config.nodes.$((++number)) = $node"
     done >>/tmp/rabbitmq.conf
-    # Out of retries, after five seconds unless told otherwise, it would go on alone: `watch_join` ends it long before these are over.
+    # Out of retries, after half a minute unless told otherwise, it would go on alone: `watch_join` ends it long before these are over.
     echo "cluster_formation.discovery_retry_limit = 10000" >>/tmp/rabbitmq.conf
     export RABBITMQ_CONFIG_FILE=/tmp/rabbitmq.conf
 }
 
-# A node that became a cluster of its own is none of ours, and one that waits for minutes may wait for a node that is gone: both end here,
-# and the next start looks anew.
+# RabbitMQ goes on alone when it takes itself for the older of two lone nodes: that would be a second cluster. And what it waits for may be
+# gone. Both end it, the first before it serves, and the next start looks anew. The server itself is told to look, for nobody else is as quick.
 watch_join() {
-    local joined='' deadline=$((SECONDS + 300))
-    until rabbitmqctl --quiet await_startup --timeout 10 2>/dev/null && joined=$(has_others) && [[ $joined == true ]]; do
-        if [[ $joined == false ]] || ((SECONDS > deadline)); then
-            echo "this node has not joined $OTHER: starting it anew"
-            kill -KILL "$(<"$DATA.pid")"
-            return
-        fi
-        sleep 1
-    done
+    local end='io:put_chars(user, "this node has not joined another one: starting it anew\n"), erlang:halt(1)'
+    local watch="
+        Watch = fun Watch(Looks) ->
+            case rabbit_db:is_init_finished() of
+                true -> lists:member('$OTHER', rabbit_nodes:list_members()) orelse begin $end end;
+                false when Looks > 3000 -> $end;
+                false -> timer:sleep(100), Watch(Looks + 1)
+            end
+        end,
+        Watch(1)."
+    until ask "$watch" "$RABBITMQ_NODENAME"; do sleep 1; done >/dev/null 2>&1
     rm -f "$JOINING"
 }
 
 start_empty() {
-    echo "this node is not in the cluster, and what its volume holds is of no use: starting empty"
+    echo "what the volume of this node holds is of no use to the cluster: starting empty"
     rm -rf "${DATA:?}"
 }
 
 if has_data && [[ -e $JOINING ]]; then
-    # It died while it joined. Started with what is on the volume it would be a cluster of its own.
+    # It ended while it joined. Started with what is on the volume it would be a cluster of its own, or half of a member.
     wait_until find_other
-    member=$(is_member)
-    [[ $member != false ]] || start_empty
+    held=$(queues_here)
+    if [[ $held == "[]" ]]; then start_empty; else rm -f "$JOINING"; fi
     end_of_wait
 elif has_data && [[ -e /tmp/tried ]] && find_other && [[ $(is_member) == false && $(has_left) == true ]]; then
     # It did not start at the first try: it left while nobody could take its data away. `leave.sh` notes in the cluster who leaves: without that
@@ -113,7 +115,7 @@ if ! has_data; then
     if [[ -n $OTHER ]]; then
         # Fails when the others never knew it, which is the ordinary case.
         rabbitmqctl --quiet --node "$OTHER" forget_cluster_node "$RABBITMQ_NODENAME" 2>/dev/null || true
-        held=$(bash /etc/rabbitmq/queues-on.sh "$OTHER" "$RABBITMQ_NODENAME")
+        held=$(queues_here)
         if [[ $held != "[]" ]]; then
             echo "this node lost its volume, and without it these have no majority that could give up its replicas: $held: bring the other nodes back" >&2
             exit 1
@@ -129,6 +131,6 @@ if ! has_data; then
     fi
     end_of_wait
 fi
-if ! has_data || [[ -e $JOINING ]]; then settle; fi
+if ! has_data; then settle; fi
 if [[ -e $JOINING ]]; then watch_join & fi
 exec rabbitmq-server

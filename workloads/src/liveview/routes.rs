@@ -15,6 +15,7 @@ use super::page;
 use super::reader::{Readers, Wants};
 use super::socket;
 use super::upgrade::{Upgrade, wants_socket};
+use crate::health::Readiness;
 
 /// What the routes need.
 #[derive(Clone, FromRef)]
@@ -72,5 +73,14 @@ async fn protect(mut response: Response) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Whoever keeps a connection for more requests hears that it ends before it does: a request that met its end would be lost, and one that a balancer
+/// tries again on kept connections to pods that stop together would be lost each time (RFC 9112, 9.6).
+pub async fn last_answers(State(readiness): State<Readiness>, mut response: Response) -> Response {
+    if readiness.is_stopping() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
