@@ -13,6 +13,11 @@ require_cargo() {
     command -v cargo >/dev/null || fail "cargo is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$REPOSITORY/Cargo.toml") or newer (https://rustup.rs)"
 }
 
+# With the whole workspace, crates get the same features as in the unit tests: with other crates chosen, cargo would compile some of their
+# dependencies once more.
+SERVER_TESTS=(--workspace --locked --features "workloads/servers,stockpipeline-operator/servers")
+CLUSTER_TESTS=(--workspace --locked --features e2e/cluster)
+
 # cluster_runs: is there a cluster, this clone's or another's?
 cluster_runs() {
     if on_kind; then kind get clusters 2>/dev/null | grep -qx stockpipeline; else [[ -e $STATE/complete ]]; fi

@@ -130,7 +130,7 @@ if ! has_data; then
         rm -f "$JOINING"
     fi
     end_of_wait
+    settle
+    if [[ -e $JOINING ]]; then watch_join & fi
 fi
-if ! has_data; then settle; fi
-if [[ -e $JOINING ]]; then watch_join & fi
 exec rabbitmq-server
