@@ -1,8 +1,10 @@
 //! Requests at a steady rate, as browsers make them, from outside of the cluster.
 //! Rule: a request fails when its user would see it. One thing browsers do unseen, and so does this: a GET on a kept connection that ends before the
-//! head of an answer is asked once more, on a new connection (RFC 9110, 9.2.2). A connection that is refused, or new and cut, is a failure.
+//! head of an answer is asked once more, on a new connection (RFC 9110, 9.2.2). A connection that is refused is a failure. One that is new and cut is
+//! a failure that is counted by itself, for a server that is killed takes along what its kernel accepted for it in its last millisecond.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,8 @@ pub struct Tally {
     pub failed: u64,
     /// The first of those.
     pub failures: Vec<String>,
+    /// Failed, and only because a connection that had just been made was cut.
+    pub cut: u64,
     /// Asked once more, for their kept connection had ended.
     pub repeated: u64,
     /// The slowest answer.
@@ -96,6 +100,7 @@ async fn browse(mut browser: Browser, pause: Duration) {
             }
             Err(error) => {
                 tally.failed += 1;
+                tally.cut += u64::from(error.is::<NewAndCut>());
                 if tally.failures.len() < KEPT {
                     tally.failures.push(format!("{error:#}"));
                 }
@@ -128,7 +133,7 @@ impl Browser {
                 self.connection = Some(fresh);
                 Ok(pod)
             }
-            Err(Unanswered::Closed(error)) => Err(anyhow!(error).context("a new connection ended without an answer")),
+            Err(Unanswered::Closed(error)) => Err(anyhow!(error).context(NewAndCut)),
             Err(Unanswered::Wrong(error)) => Err(error),
         }
     }
@@ -139,6 +144,16 @@ impl Browser {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(sender)
+    }
+}
+
+/// Marks the failure of a request whose connection had just been made.
+#[derive(Debug)]
+struct NewAndCut;
+
+impl fmt::Display for NewAndCut {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a new connection ended without an answer")
     }
 }
 

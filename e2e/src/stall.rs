@@ -11,6 +11,7 @@ use crate::Space;
 use crate::forward::Forward;
 
 const LOOK: Duration = Duration::from_millis(100);
+
 /// A watched counter.
 pub struct Stall {
     watch: JoinHandle<Result<()>>,
@@ -19,6 +20,7 @@ pub struct Stall {
 
 #[derive(Clone, Copy)]
 struct Seen {
+    standing: Duration,
     longest: Duration,
     counter: f64,
 }
@@ -30,7 +32,7 @@ impl Stall {
     /// The pod does not show it.
     pub async fn watch(space: &Space, pod: &str, port: u16, counter: &'static str) -> Result<Self> {
         let forward = Forward::open(&space.namespace, &format!("pod/{pod}"), port).await?;
-        let first = Seen { longest: Duration::ZERO, counter: read(&forward, counter).await? };
+        let first = Seen { standing: Duration::ZERO, longest: Duration::ZERO, counter: read(&forward, counter).await? };
         let (sender, seen) = channel(first);
         let watch = tokio::spawn(async move {
             let mut moved = Instant::now();
@@ -38,14 +40,21 @@ impl Stall {
                 tokio::time::sleep(LOOK).await;
                 let now = read(&forward, counter).await?;
                 sender.send_modify(|seen| {
-                    seen.longest = seen.longest.max(moved.elapsed());
+                    seen.standing = moved.elapsed();
+                    seen.longest = seen.longest.max(seen.standing);
                     if now > seen.counter {
                         (seen.counter, moved) = (now, Instant::now());
+                        seen.standing = Duration::ZERO;
                     }
                 });
             }
         });
         Ok(Self { watch, seen })
+    }
+
+    /// Since when it has made no progress, by the last look.
+    pub fn standing(&self) -> Duration {
+        self.seen.borrow().standing
     }
 
     /// What the counter showed last.

@@ -69,8 +69,9 @@ pub mod default {
     pub const PRICE_MAX: f64 = 550.0;
     /// Milliseconds from one event to the next.
     pub const TICKER_INTERVAL: f64 = 1.0;
-    /// Milliseconds that liveview goes on serving after SIGTERM.
-    pub const SHUTDOWN_GRACE: u64 = 500;
+    /// Milliseconds that liveview goes on serving after SIGTERM. With the 5 s before it (`preStop`) this is longer than an edge may go on sending requests here:
+    /// CoreDNS keeps an answer for 5 s (its plugin `kubernetes`, `ttl`), and NGINX what it was told for 2 s.
+    pub const SHUTDOWN_GRACE: u64 = 5_000;
     /// Milliseconds within which liveview then closes its sockets.
     pub const SHUTDOWN_SPREAD: u64 = 1_500;
     /// Sockets and event streams of one liveview. Measured (docs/benchmarks.md): 10 000 take 70 MiB of the process and 20 MiB of the kernel, and their frames
