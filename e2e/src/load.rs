@@ -4,7 +4,6 @@
 //! a failure that is counted by itself, for a server that is killed takes along what its kernel accepted for it in its last millisecond.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -100,7 +99,6 @@ async fn browse(mut browser: Browser, pause: Duration) {
             }
             Err(error) => {
                 tally.failed += 1;
-                tally.cut += u64::from(error.is::<NewAndCut>());
                 if tally.failures.len() < KEPT {
                     tally.failures.push(format!("{error:#}"));
                 }
@@ -133,7 +131,10 @@ impl Browser {
                 self.connection = Some(fresh);
                 Ok(pod)
             }
-            Err(Unanswered::Closed(error)) => Err(anyhow!(error).context(NewAndCut)),
+            Err(Unanswered::Closed(error)) => {
+                self.note(|tally| tally.cut += 1);
+                Err(anyhow!(error).context("a new connection ended without an answer"))
+            }
             Err(Unanswered::Wrong(error)) => Err(error),
         }
     }
@@ -144,16 +145,6 @@ impl Browser {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(sender)
-    }
-}
-
-/// Marks the failure of a request whose connection had just been made.
-#[derive(Debug)]
-struct NewAndCut;
-
-impl fmt::Display for NewAndCut {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a new connection ended without an answer")
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Stall {
 
 #[derive(Clone, Copy)]
 struct Seen {
-    standing: Duration,
+    moved: Instant,
     longest: Duration,
     counter: f64,
 }
@@ -32,19 +32,16 @@ impl Stall {
     /// The pod does not show it.
     pub async fn watch(space: &Space, pod: &str, port: u16, counter: &'static str) -> Result<Self> {
         let forward = Forward::open(&space.namespace, &format!("pod/{pod}"), port).await?;
-        let first = Seen { standing: Duration::ZERO, longest: Duration::ZERO, counter: read(&forward, counter).await? };
+        let first = Seen { counter: read(&forward, counter).await?, moved: Instant::now(), longest: Duration::ZERO };
         let (sender, seen) = channel(first);
         let watch = tokio::spawn(async move {
-            let mut moved = Instant::now();
             loop {
                 tokio::time::sleep(LOOK).await;
                 let now = read(&forward, counter).await?;
                 sender.send_modify(|seen| {
-                    seen.standing = moved.elapsed();
-                    seen.longest = seen.longest.max(seen.standing);
+                    seen.longest = seen.longest.max(seen.moved.elapsed());
                     if now > seen.counter {
-                        (seen.counter, moved) = (now, Instant::now());
-                        seen.standing = Duration::ZERO;
+                        (seen.counter, seen.moved) = (now, Instant::now());
                     }
                 });
             }
@@ -52,9 +49,9 @@ impl Stall {
         Ok(Self { watch, seen })
     }
 
-    /// Since when it has made no progress, by the last look.
+    /// For how long it has made no progress.
     pub fn standing(&self) -> Duration {
-        self.seen.borrow().standing
+        self.seen.borrow().moved.elapsed()
     }
 
     /// What the counter showed last.
