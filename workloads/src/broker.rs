@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::tcp::{AMQPUriTcpExt, TLSConfig};
@@ -14,20 +15,25 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use percent_encoding::percent_decode_str;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use wire::env;
 use wire::queue::{QueueType, TYPE_ARGUMENT};
 
-use crate::settings::{Result, required, without_password, wrong};
+use crate::settings::{self, required, without_password, wrong};
 
-/// Seconds; a peer that is silent for twice as long is dead. A consumer that is cut off gives way to a standby after that, so it is
-/// as short as RabbitMQ advises (manual, "Heartbeats": values below 5 bring false alarms).
-const HEARTBEAT: u16 = 5;
+/// Seconds; a peer that is silent for twice as long, and half of it more at worst, is dead. A program that speaks with a node that was cut off does nothing
+/// until then, and so it is a second less than RabbitMQ advises (manual, "Heartbeats": below 5 false alarms become likely): one costs us a new
+/// connection and no event.
+const HEARTBEAT: u16 = 4;
 /// Bound of one attempt, from the first packet to the open connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bound of its first part, the transport: for most of a minute after a node was lost a Service still leads to its pod, and the next try
-/// may well reach another one.
+/// Bound of its first part, the transport.
 const TRANSPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// After so long without a transport another one is tried beside it: for most of a minute after a node was lost a Service still leads to its pod, and
+/// the next try may well reach another one.
+const ANOTHER_AFTER: Duration = Duration::from_millis(300);
+/// Transports that are tried at once at most.
+const TRIES: usize = 5;
 /// Bytes; lapin keeps two buffers of 32 frames, and our messages are far smaller than its default of 128 KiB.
 const FRAME_MAX: u32 = 16 * 1024;
 
@@ -48,7 +54,7 @@ impl Address {
     ///
     /// # Errors
     /// When it is not set or one of its addresses is none.
-    pub fn parse(value: Option<&str>) -> Result<Self> {
+    pub fn parse(value: Option<&str>) -> settings::Result<Self> {
         let example = "set it like amqp://user:password@host:5672/%2f, several separated by commas";
         let text = required(env::RABBITMQ_URL, value, example)?;
         text.split(',')
@@ -69,7 +75,7 @@ impl Address {
                 query.frame_max.get_or_insert(FRAME_MAX);
                 Ok(Server { uri, authorities: authorities(url) })
             })
-            .collect::<Result<Vec<_>>>()
+            .collect::<settings::Result<Vec<_>>>()
             .and_then(|servers| {
                 if servers.is_empty() {
                     Err(wrong(env::RABBITMQ_URL, format!("holds no address; {example}")))
@@ -120,13 +126,35 @@ async fn connect_to(server: &Server, properties: ConnectionProperties) -> lapin:
     let authorities = server.authorities.as_ref().map(std::fs::read_to_string).transpose()?;
     // As lapin's own, which has no bound for this part.
     let transport = async move |uri: AMQPUri, runtime| {
-        let config = TLSConfig { identity: None, cert_chain: authorities.as_deref() };
-        match timeout(TRANSPORT_TIMEOUT, uri.connect_with_config_async(config, &runtime)).await {
-            Ok(stream) => Ok(stream?),
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-        }
+        let one = || async {
+            let config = TLSConfig { identity: None, cert_chain: authorities.as_deref() };
+            match timeout(TRANSPORT_TIMEOUT, uri.connect_with_config_async(config, &runtime)).await {
+                Ok(stream) => Ok(stream?),
+                Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+            }
+        };
+        first_of_several(one).await
     };
     Connection::connector(server.uri.clone(), runtime, transport, properties).await
+}
+
+/// The first success of an act that is begun again beside itself while it has no outcome; a failure when no begun one is left.
+async fn first_of_several<T, E, F: Future<Output = Result<T, E>>>(act: impl Fn() -> F) -> Result<T, E> {
+    let mut tries = FuturesUnordered::from_iter([act()]);
+    let mut begun = 1;
+    loop {
+        tokio::select! {
+            Some(outcome) = tries.next() => {
+                if outcome.is_ok() || tries.is_empty() {
+                    return outcome;
+                }
+            }
+            () = sleep(ANOTHER_AFTER), if begun < TRIES => {
+                tries.push(act());
+                begun += 1;
+            }
+        }
+    }
 }
 
 /// Resolves when the connection is lost, also while nothing is being sent. It hears what happens from the call on.
@@ -200,6 +228,8 @@ fn is_precondition_failed(error: &lapin::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -211,13 +241,35 @@ mod tests {
     #[test]
     fn the_heartbeat_is_never_slower_than_ours_nor_off() {
         for (text, seconds) in [
-            ("amqp://h", 5),
-            ("amqp://h/%2f?heartbeat=60", 5),
-            ("amqp://h/%2f?heartbeat=0", 5),
+            ("amqp://h", 4),
+            ("amqp://h/%2f?heartbeat=60", 4),
+            ("amqp://h/%2f?heartbeat=0", 4),
             ("amqp://h/%2f?heartbeat=3", 3),
         ] {
             assert_eq!(Address::parse(Some(text)).unwrap().0[0].uri.query.heartbeat, Some(seconds), "{text}");
         }
+    }
+
+    /// Each call of the act ends as told, or never.
+    async fn first_of(outcomes: &[Option<Result<usize, usize>>]) -> Result<usize, usize> {
+        let begun = Cell::new(0);
+        first_of_several(|| {
+            let outcome = outcomes[begun.replace(begun.get() + 1)];
+            async move {
+                match outcome {
+                    Some(outcome) => outcome,
+                    None => std::future::pending().await,
+                }
+            }
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_try_that_hangs_is_overtaken_and_one_that_fails_alone_is_the_outcome() {
+        assert_eq!(first_of(&[Some(Ok(0))]).await, Ok(0));
+        assert_eq!(first_of(&[Some(Err(0))]).await, Err(0), "the caller's pause comes first");
+        assert_eq!(first_of(&[None, Some(Err(1)), Some(Ok(2))]).await, Ok(2));
     }
 
     #[test]

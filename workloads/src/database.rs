@@ -124,13 +124,22 @@ async fn create<const N: usize>(
 /// The error in words, without labels and server responses, which may hold whole documents.
 #[must_use]
 pub fn explain(error: &mongodb::error::Error) -> String {
-    error.kind.to_string()
+    let ErrorKind::InsertMany(failure) = &*error.kind else { return error.kind.to_string() };
+    let refused = failure.write_errors.iter().flatten().map(|failure| failure.message.as_str());
+    let unheard = failure.write_concern_error.iter().map(|failure| failure.message.as_str());
+    refused.chain(unheard).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether a write failed because another document has the same key.
 #[must_use]
 pub fn is_duplicate_key(error: &mongodb::error::Error) -> bool {
-    matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(failure)) if failure.code == DUPLICATE_KEY)
+    match &*error.kind {
+        ErrorKind::Write(WriteFailure::WriteError(failure)) => failure.code == DUPLICATE_KEY,
+        ErrorKind::InsertMany(failure) => {
+            failure.write_errors.iter().flatten().any(|failure| failure.code == DUPLICATE_KEY)
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

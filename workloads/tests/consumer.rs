@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use support::{Broker, Database, Running, close_connections, company, eventually, mongodb, rabbitmq, socket};
 use tokio_util::sync::CancellationToken;
 use wire::Symbol;
 use wire::queue::dead_letters;
+use workloads::consumer::store::{self, Stored};
 use workloads::consumer::{self, Args, Settings, verify};
 use workloads::database::DatabaseArgs;
 
@@ -274,13 +276,15 @@ async fn what_is_not_an_event_goes_to_the_dead_letters_with_its_reason_and_the_c
 async fn a_queue_of_nothing_but_nonsense_is_emptied_although_no_window_ever_fills() {
     let (broker, database, company) = (Broker::connect().await, Database::new().await, company("NONSENSE"));
     broker.declare(company.as_str()).await;
-    for _ in 0..50 {
+    // The prefetch is 2000 here: without acknowledgements the last fifty would never be seen.
+    for _ in 0..2050 {
         broker.publish(company.as_str(), "nonsense").await;
     }
-    // The prefetch is 4 here: without acknowledgements the fifth would never be seen.
     let running = start(&company, &database, 2).await;
-    eventually("fifty dead letters", async || (broker.count(&dead_letters(&company)).await == Some(50)).then_some(()))
-        .await;
+    eventually("as many dead letters", async || {
+        (broker.count(&dead_letters(&company)).await == Some(2050)).then_some(())
+    })
+    .await;
     running.end().await;
     assert_eq!(broker.count(company.as_str()).await, Some(0));
     broker.delete(company.as_str()).await;
@@ -355,6 +359,30 @@ async fn a_consumer_whose_window_was_stored_by_another_one_reads_anew_and_goes_o
     assert_eq!(seen, [(0, 9.0), (1, 2.0)]);
     running.end().await;
     broker.delete(company.as_str()).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn windows_of_which_some_are_stored_already_are_stored_once_and_none_behind_one_that_another_consumer_stored() {
+    let (database, company) = (Database::new().await, company("GROUP"));
+    let windows = &database.windows;
+    store::make_indexes(windows).await.unwrap();
+    let document = |number: i64| doc! {"_id": ObjectId::new(), "company": company.as_str(), "window": number};
+    let ours: Vec<Document> = (0..5).map(document).collect();
+    assert_eq!(store::insert(windows, &ours[..1]).await.unwrap(), Stored::Told);
+    windows.insert_one(&ours[1]).await.unwrap();
+    assert_eq!(store::insert(windows, &ours).await.unwrap(), Stored::Settled, "an earlier attempt got so far");
+    assert_eq!(database.of(&company).await, ours);
+    assert_eq!(store::insert(windows, &ours).await.unwrap(), Stored::Settled, "all of them");
+
+    let more: Vec<Document> = (5..8).map(document).collect();
+    let theirs = document(6);
+    windows.insert_one(&theirs).await.unwrap();
+    let overtaken = store::insert(windows, &more).await.unwrap_err().to_string();
+    assert!(overtaken.starts_with("another consumer of this company stored this window first"), "{overtaken}");
+    let stored: BTreeSet<i64> =
+        database.of(&company).await.iter().map(|window| window.get_i64("window").unwrap()).collect();
+    assert_eq!(stored, (0..=6).collect(), "6 is theirs, and 7 is behind it");
     database.drop().await;
 }
 

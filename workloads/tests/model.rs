@@ -37,6 +37,8 @@ enum Hole {
     BlindSettlement,
     /// What a majority does not have yet is read, although an election may take it back.
     DirtyRead,
+    /// An insert of several windows goes on after an election has taken back its first ones.
+    GoesOn,
 }
 
 /// How much may go wrong in one life of the world.
@@ -67,10 +69,18 @@ struct Consumer {
     next_tag: u64,
     /// On their way to the broker, in order.
     acks: VecDeque<Ack>,
-    inserting: Option<Rc<Document>>,
+    /// Of the insert under way, those that are not known to be stored, oldest first.
+    inserting: Vec<Rc<Document>>,
     /// Of all the above, and whether a window is ready: worked out when it changes, for most steps change no consumer.
     fingerprint: u128,
     may_insert: bool,
+}
+
+/// An insert on its way to the primary, or at work there: it writes one document after the other and ends at the first that is refused.
+#[derive(Clone, Debug)]
+struct Sent {
+    documents: VecDeque<Rc<Document>>,
+    begun: bool,
 }
 
 #[derive(Clone)]
@@ -78,8 +88,7 @@ struct World {
     /// Sequence numbers of the messages that wait, the next one first.
     queue: VecDeque<u64>,
     consumers: [Option<Rc<Consumer>>; 2],
-    /// On their way to the primary.
-    sent: Vec<Rc<Document>>,
+    sent: Vec<Sent>,
     /// On the primary; the flag: on a majority.
     stored: Vec<(Rc<Document>, bool)>,
     left: Budget,
@@ -90,6 +99,7 @@ enum Step {
     Begin(usize),
     Deliver(usize),
     Insert(usize),
+    /// The next document of an insert.
     Arrive(usize),
     Vanish(usize),
     Replicate,
@@ -130,22 +140,25 @@ impl World {
             if !self.queue.is_empty() && consumer.unacked.len() < PREFETCH {
                 steps.push(Step::Deliver(who));
             }
-            match &consumer.inserting {
+            match consumer.inserting.first() {
                 None => {
                     if consumer.may_insert {
                         steps.push(Step::Insert(who));
                     }
                 }
-                Some(document) => {
-                    let taken = self.stored.iter().find(|(stored, _)| stored.number == document.number);
-                    if self.stored.iter().any(|(stored, majority)| stored.id == document.id && *majority) {
+                Some(first) => {
+                    let majority_has = |ours: &Rc<Document>| {
+                        self.stored.iter().any(|(stored, majority)| stored.id == ours.id && *majority)
+                    };
+                    if consumer.inserting.iter().all(majority_has) {
                         steps.push(Step::Told(who));
                     }
-                    if taken.is_some() {
+                    let taken = self.stored.iter().any(|(stored, _)| stored.number == first.number);
+                    if taken {
                         steps.push(Step::Settle(who));
                     }
                     // Nobody waits for an answer for ever: what has not arrived is sent again.
-                    if taken.is_none() && !self.sent.iter().any(|sent| sent.id == document.id) {
+                    if !taken && !self.sent.iter().any(|sent| sent.holds(first)) {
                         steps.push(Step::Resend(who));
                     }
                 }
@@ -163,9 +176,9 @@ impl World {
                 }
             }
         }
-        for (index, document) in self.sent.iter().enumerate() {
+        for (index, sent) in self.sent.iter().enumerate() {
             steps.push(Step::Arrive(index));
-            if self.left.losses > 0 && self.awaited(document) {
+            if self.left.losses > 0 && self.awaited(sent) {
                 steps.push(Step::Vanish(index));
             }
         }
@@ -208,22 +221,29 @@ impl World {
                 });
             }
             Step::Insert(who) => {
-                let id = world.free_id();
-                let document = world.change(who, |consumer| {
-                    let document = Rc::new(Document::new(id, consumer.pipeline.next_insert().unwrap(), hole));
-                    consumer.inserting = Some(Rc::clone(&document));
+                let ids = world.free_ids();
+                let documents = world.change(who, |consumer| {
+                    let filled = consumer.pipeline.next_insert().into_iter();
+                    let documents = filled.zip(ids).map(|(filled, id)| Rc::new(Document::new(id, filled, hole)));
+                    consumer.inserting = documents.collect();
+                    let documents = consumer.inserting.clone();
                     if hole == Hole::EarlyAck {
                         consumer.inserted();
                     }
-                    document
+                    documents
                 });
-                world.sent.push(document);
+                world.sent.push(Sent::new(documents));
             }
             Step::Arrive(index) => {
-                let document = world.sent.remove(index);
+                let sent = &mut world.sent[index];
+                let document = sent.documents.pop_front().unwrap();
+                sent.begun = true;
                 let refused = world.stored.iter().any(|(stored, _)| {
                     stored.id == document.id || (stored.number == document.number && hole != Hole::NoFence)
                 });
+                if refused || sent.documents.is_empty() {
+                    world.sent.remove(index);
+                }
                 if !refused {
                     world.stored.push((document, false));
                 }
@@ -236,18 +256,22 @@ impl World {
             Step::Elect => {
                 world.left.elections -= 1;
                 world.stored.retain(|(_, majority)| *majority);
+                // A primary that steps down ends what it is at.
+                if hole != Hole::GoesOn {
+                    world.sent.retain(|sent| !sent.begun);
+                }
             }
             Step::Told(who) => world.change(who, Consumer::inserted),
             Step::Resend(who) => {
-                let document = world.consumers[who].as_ref().unwrap().inserting.clone().unwrap();
-                world.sent.push(document);
+                let documents = world.consumers[who].as_ref().unwrap().inserting.clone();
+                world.sent.push(Sent::new(documents));
             }
             Step::Settle(who) => {
-                let ours = world.consumers[who].as_ref().unwrap().inserting.clone().unwrap();
+                let ours = Rc::clone(&world.consumers[who].as_ref().unwrap().inserting[0]);
                 let owner = world.stored.iter().find(|(stored, majority)| stored.number == ours.number && *majority);
                 let owner = owner.map(|(stored, _)| if hole == Hole::BlindSettlement { ours.id } else { stored.id });
                 match settle(&ours.id, owner.as_ref()) {
-                    Settlement::Stored => world.change(who, Consumer::inserted),
+                    Settlement::Stored => world.change(who, Consumer::settled),
                     Settlement::Overtaken => world.end(who, false),
                     Settlement::Unknown => {}
                 }
@@ -273,19 +297,17 @@ impl World {
     }
 
     /// Whether somebody still waits for the outcome of this insert.
-    fn awaited(&self, document: &Document) -> bool {
-        self.consumers
-            .iter()
-            .flatten()
-            .any(|consumer| consumer.inserting.as_ref().is_some_and(|ours| ours.id == document.id))
+    fn awaited(&self, sent: &Sent) -> bool {
+        self.consumers.iter().flatten().flat_map(|consumer| &consumer.inserting).any(|ours| sent.holds(ours))
     }
 
     /// The smallest that no document has, so that ids do not tell what was before: worlds that behave alike are equal.
-    fn free_id(&self) -> u8 {
-        let inserting = self.consumers.iter().flatten().filter_map(|consumer| consumer.inserting.as_ref());
-        let documents = inserting.chain(&self.sent).chain(self.stored.iter().map(|(document, _)| document));
+    fn free_ids(&self) -> impl Iterator<Item = u8> + use<> {
+        let inserting = self.consumers.iter().flatten().flat_map(|consumer| &consumer.inserting);
+        let sent = self.sent.iter().flat_map(|sent| &sent.documents);
+        let documents = inserting.chain(sent).chain(self.stored.iter().map(|(document, _)| document));
         let used: Vec<u8> = documents.map(|document| document.id).collect();
-        (0..).find(|id| !used.contains(id)).unwrap()
+        (0..).filter(move |id| !used.contains(id))
     }
 
     /// The consumer's state is gone, with the acknowledgements on their way; what it held is the broker's again. What it sent may still arrive.
@@ -345,6 +367,16 @@ impl fmt::Write for Fingerprint {
     }
 }
 
+impl Sent {
+    fn new(documents: Vec<Rc<Document>>) -> Self {
+        Self { documents: documents.into(), begun: false }
+    }
+
+    fn holds(&self, document: &Document) -> bool {
+        self.documents.iter().any(|sent| sent.id == document.id)
+    }
+}
+
 impl Document {
     fn new(id: u8, filled: Filled, hole: Hole) -> Self {
         let Filled { number, summary, mut marks, .. } = filled;
@@ -369,7 +401,7 @@ impl Consumer {
     fn new(pipeline: Pipeline) -> Self {
         let (unacked, acks) = (BTreeMap::new(), VecDeque::new());
         let mut consumer =
-            Self { pipeline, unacked, next_tag: 1, acks, inserting: None, fingerprint: 0, may_insert: false };
+            Self { pipeline, unacked, next_tag: 1, acks, inserting: Vec::new(), fingerprint: 0, may_insert: false };
         consumer.changed();
         consumer
     }
@@ -377,11 +409,19 @@ impl Consumer {
     fn changed(&mut self) {
         let Self { pipeline, unacked, next_tag, acks, inserting, .. } = self;
         self.fingerprint = Fingerprint::of(format_args!("{pipeline:?}{unacked:?}{next_tag}{acks:?}{inserting:?}"));
-        self.may_insert = pipeline.clone().next_insert().is_some();
+        self.may_insert = !pipeline.clone().next_insert().is_empty();
+    }
+
+    /// The first of the documents is known to be stored.
+    fn settled(&mut self) {
+        self.inserting.remove(0);
+        if self.inserting.is_empty() {
+            self.inserted();
+        }
     }
 
     fn inserted(&mut self) {
-        self.inserting = None;
+        self.inserting.clear();
         self.pipeline.inserted();
         self.send_acks();
     }
@@ -469,8 +509,15 @@ fn no_order_of_deaths_elections_and_unknown_outcomes_loses_an_event_or_counts_on
 #[test]
 fn every_hole_in_the_protocol_is_found() {
     let budget = Budget { begins: 3, deaths: 1, losses: 0, elections: 1, flushes: 0 };
-    for hole in [Hole::NoMarks, Hole::ShortMarks, Hole::EarlyAck, Hole::NoFence, Hole::BlindSettlement, Hole::DirtyRead]
-    {
+    for hole in [
+        Hole::NoMarks,
+        Hole::ShortMarks,
+        Hole::EarlyAck,
+        Hole::NoFence,
+        Hole::BlindSettlement,
+        Hole::DirtyRead,
+        Hole::GoesOn,
+    ] {
         let found = explore(&[0, 1, 2, 3], budget, hole);
         assert!(found.is_err(), "{hole:?} does no harm in {found:?} states");
         writeln!(std::io::stderr(), "a protocol with {hole:?}: {}", found.unwrap_err()).unwrap();

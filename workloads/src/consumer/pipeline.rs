@@ -1,5 +1,6 @@
 //! Decides what a consumer counts, inserts and acknowledges, from what it took and what was stored.
-//! Rule: pure; one insert at a time, in order, and nothing is acknowledged before it is in the database or among the dead letters.
+//! Rule: pure; one insert at a time, in order, of all windows that are full by then, and nothing is acknowledged before it is in the database or
+//! among the dead letters.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU32;
@@ -10,6 +11,8 @@ use super::marks::Marks;
 
 /// Events that a publisher sends again at most: those it has unconfirmed (`publisher::speaker::WINDOW`), and as many of a second one.
 const SENT_AGAIN: u64 = 2000;
+/// Windows in one insert at most. When nobody tells what became of it, each of them is looked for.
+const TOGETHER: usize = 100;
 
 /// A window that is ready to be stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +56,7 @@ pub struct Pipeline {
     filled: VecDeque<Filled>,
     inserting: Option<u64>,
     stored: Option<u64>,
-    /// Events of the window that is being stored, or that is and waits for its acknowledgement.
+    /// Events of the windows that are being stored, or that are and wait for their acknowledgement.
     under_way: u32,
     diverting: BTreeSet<u64>,
     alone: VecDeque<u64>,
@@ -135,19 +138,20 @@ impl Pipeline {
         }
     }
 
-    /// The next window to insert, unless one is under way. The one before it must be acknowledged first, so that an
-    /// acknowledgement never covers a window that is not stored.
-    pub fn next_insert(&mut self) -> Option<Filled> {
+    /// The next windows to insert, oldest first; none while an insert is under way. The one before it must be acknowledged first, so that an
+    /// acknowledgement never covers a window that is not stored. One insert takes all that are full: where a majority takes long to
+    /// answer, a window for each answer would be less than what arrives.
+    pub fn next_insert(&mut self) -> Vec<Filled> {
         if self.inserting.is_some() || self.stored.is_some() {
-            return None;
+            return Vec::new();
         }
-        let filled = self.filled.pop_front()?;
-        self.inserting = Some(filled.last_tag);
-        self.under_way = filled.summary.count;
-        Some(filled)
+        let filled: Vec<Filled> = self.filled.drain(..self.filled.len().min(TOGETHER)).collect();
+        self.inserting = filled.last().map(|last| last.last_tag);
+        self.under_way = filled.iter().map(|filled| filled.summary.count).sum();
+        filled
     }
 
-    /// The window under way is in the database.
+    /// The windows under way are in the database.
     pub fn inserted(&mut self) {
         self.stored = self.inserting.take();
     }
@@ -206,6 +210,8 @@ impl Pipeline {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use proptest::prelude::*;
     use wire::EventType;
 
@@ -224,6 +230,10 @@ mod tests {
         Pipeline::new(NonZeroU32::new(size).unwrap(), 10, 5, Marks::default())
     }
 
+    fn numbers_and_tags(filled: &[Filled]) -> Vec<(i64, u64)> {
+        filled.iter().map(|filled| (filled.number, filled.last_tag)).collect()
+    }
+
     fn acks(pipeline: &mut Pipeline) -> Vec<(u64, bool)> {
         std::iter::from_fn(|| pipeline.next_ack()).map(|ack| (ack.tag, ack.multiple)).collect()
     }
@@ -231,18 +241,33 @@ mod tests {
     #[test]
     fn inserts_go_one_at_a_time_in_order_and_an_ack_follows_only_its_own() {
         let mut pipeline = pipeline(2);
-        for tag in 1..=4 {
-            pipeline.take(tag, &reading(), 0);
-        }
-        let first = pipeline.next_insert().unwrap();
-        assert_eq!((first.number, first.last_tag), (5, 2));
-        assert_eq!(pipeline.next_insert(), None, "one at a time");
+        let take = |pipeline: &mut Pipeline, tags: RangeInclusive<u64>| {
+            tags.for_each(|tag| assert_eq!(pipeline.take(tag, &reading(), 0), Taken::Counted));
+        };
+        take(&mut pipeline, 1..=2);
+        assert_eq!(numbers_and_tags(&pipeline.next_insert()), [(5, 2)]);
+        take(&mut pipeline, 3..=7);
+        assert_eq!(pipeline.next_insert(), [], "one at a time");
         assert_eq!(pipeline.next_ack(), None, "nothing is stored yet");
         pipeline.inserted();
+        assert_eq!(pipeline.next_insert(), [], "the acknowledgement comes first");
         assert_eq!(pipeline.next_ack(), Some(Ack { tag: 2, multiple: true }));
         assert_eq!(pipeline.next_ack(), None);
-        let second = pipeline.next_insert().unwrap();
-        assert_eq!((second.number, second.last_tag), (6, 4));
+        assert_eq!(numbers_and_tags(&pipeline.next_insert()), [(6, 4), (7, 6)], "all that are full by then");
+        assert_eq!(pipeline.held(), 5);
+        pipeline.inserted();
+        assert_eq!(acks(&mut pipeline), [(6, true)]);
+        assert_eq!(pipeline.held(), 1);
+    }
+
+    #[test]
+    fn an_insert_holds_a_hundred_windows_at_most() {
+        let mut pipeline = pipeline(1);
+        (1..=TOGETHER as u64 + 1).for_each(|tag| assert_eq!(pipeline.take(tag, &reading(), 0), Taken::Counted));
+        assert_eq!(pipeline.next_insert().len(), TOGETHER);
+        pipeline.inserted();
+        assert_eq!(acks(&mut pipeline), [(TOGETHER as u64, true)]);
+        assert_eq!(pipeline.next_insert().len(), 1);
     }
 
     #[test]
@@ -252,7 +277,7 @@ mod tests {
         pipeline.divert(2);
         pipeline.take(3, &reading(), 0);
         pipeline.divert(4);
-        pipeline.next_insert().unwrap();
+        assert_eq!(pipeline.next_insert().len(), 1);
         pipeline.inserted();
         assert_eq!(pipeline.next_ack(), None);
         pipeline.diverted(2);
@@ -279,7 +304,7 @@ mod tests {
         assert_eq!(pipeline.take(2, &event(0), 0), Taken::Skipped);
         assert_eq!(acks(&mut pipeline), [(2, false)], "alone, for the first copy is held");
         assert_eq!(pipeline.take(3, &event(1), 0), Taken::Counted);
-        let filled = pipeline.next_insert().unwrap();
+        let filled = pipeline.next_insert().remove(0);
         assert_eq!((filled.summary.count, filled.last_tag), (2, 3));
         pipeline.inserted();
         assert_eq!(acks(&mut pipeline), [(3, true)]);
@@ -293,13 +318,13 @@ mod tests {
     fn a_window_that_is_flushed_is_short_and_acknowledged_up_to_its_last_event() {
         let mut pipeline = pipeline(10);
         pipeline.flush(0);
-        assert_eq!(pipeline.next_insert(), None);
+        assert_eq!(pipeline.next_insert(), []);
         pipeline.take(1, &event(0), 5);
         pipeline.take(2, &event(0), 6);
         assert_eq!((pipeline.pending(), pipeline.pending_since()), (1, Some(5)));
         pipeline.flush(7);
         assert_eq!((pipeline.pending(), pipeline.pending_since()), (0, None));
-        assert_eq!(pipeline.next_insert().unwrap().summary.count, 1);
+        assert_eq!(pipeline.next_insert()[0].summary.count, 1);
         pipeline.inserted();
         assert_eq!(acks(&mut pipeline), [(2, false), (1, true)]);
         assert!(pipeline.is_settled());
@@ -334,7 +359,7 @@ mod tests {
         fn no_tag_is_acknowledged_twice_or_before_it_is_safe(size in 1_u32..5, steps in steps()) {
             let mut pipeline = pipeline(size);
             let (mut unacked, mut safe, mut diverting) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-            let (mut events, mut under_way, mut tag, mut number) = (Vec::new(), None::<Filled>, 0, 0);
+            let (mut events, mut under_way, mut tag, mut number) = (Vec::new(), Vec::<Filled>::new(), 0, 0);
             for step in steps {
                 match step {
                     Step::Event => {
@@ -359,14 +384,16 @@ mod tests {
                         safe.insert(confirmed);
                         pipeline.diverted(confirmed);
                     }
-                    Step::Inserted => if let Some(filled) = under_way.take() {
-                        prop_assert!((1..=size).contains(&filled.summary.count));
-                        let stored: Vec<u64> = events.drain(..filled.summary.count as usize).collect();
-                        prop_assert_eq!(stored.last(), Some(&filled.last_tag));
-                        safe.extend(stored);
+                    Step::Inserted if !under_way.is_empty() => {
+                        for filled in under_way.drain(..) {
+                            prop_assert!((1..=size).contains(&filled.summary.count));
+                            let stored: Vec<u64> = events.drain(..filled.summary.count as usize).collect();
+                            prop_assert_eq!(stored.last(), Some(&filled.last_tag));
+                            safe.extend(stored);
+                        }
                         pipeline.inserted();
-                    },
-                    Step::Again(_) | Step::DeadLettered(_) => {}
+                    }
+                    Step::Again(_) | Step::DeadLettered(_) | Step::Inserted => {}
                 }
                 while let Some(ack) = pipeline.next_ack() {
                     prop_assert!(unacked.contains(&ack.tag), "the broker closes the channel on an unknown tag");
@@ -377,7 +404,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(pipeline.held(), unacked.len() as u64);
-                if under_way.is_none() {
+                if under_way.is_empty() {
                     under_way = pipeline.next_insert();
                 }
             }

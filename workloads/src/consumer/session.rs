@@ -22,7 +22,7 @@ use super::identity::Identities;
 use super::intake;
 use super::lease::Lease;
 use super::metrics::Metrics;
-use super::pipeline::{Pipeline, Taken};
+use super::pipeline::{Filled, Pipeline, Taken};
 use super::settings::Settings;
 use super::store::{self, Stored};
 use crate::broker::{self, Declared};
@@ -32,6 +32,8 @@ use crate::health::Readiness;
 const LAST_INSERT: Duration = Duration::from_secs(7);
 /// `flushAfter` of a company that is being drained: its publisher is gone, so a window that is short after so long stays short.
 const DRAIN_AFTER: Duration = Duration::from_secs(2);
+/// Events; twice the default batch.
+const SHORTEST_PREFETCH: u16 = 2000;
 /// Bound of closing a connection; a lost one is not even told.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -108,7 +110,7 @@ struct Session<'a> {
     deliveries: Consumer,
     pipeline: Pipeline,
     identities: Identities,
-    insert: Fuse<BoxFuture<'a, anyhow::Result<u32>>>,
+    insert: Fuse<BoxFuture<'a, anyhow::Result<Inserted>>>,
     dead_letters: Option<DeadLetters>,
     waiting: Vec<(Delivery, Reason)>,
     burial: Fuse<BoxFuture<'a, anyhow::Result<Buried>>>,
@@ -215,29 +217,35 @@ impl<'a> Session<'a> {
             let (open, letters) = (self.dead_letters.take(), std::mem::take(&mut self.waiting));
             self.burial = bury(settings, open, letters).boxed().fuse();
         }
-        if let Some(filled) = self.pipeline.next_insert() {
-            let id = self.identities.next(u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX));
-            let document = store::document(id, &settings.company, &settings.writer, &filled);
+        let filled = self.pipeline.next_insert();
+        if !filled.is_empty() {
+            let mut document = |filled| {
+                let id = self.identities.next(u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX));
+                store::document(id, &settings.company, &settings.writer, filled)
+            };
+            let documents: Vec<Document> = filled.iter().map(&mut document).collect();
             let started = Instant::now();
-            let summary = filled.summary;
             let insert = async move {
-                if store::insert(windows, document).await? == Stored::Settled {
+                if store::insert(windows, &documents).await? == Stored::Settled {
                     metrics.settled.inc();
                 }
                 metrics.insert_duration.observe(started.elapsed().as_secs_f64());
-                metrics.window_duration.observe((summary.last_at - summary.first_at) as f64 / 1000.0);
-                Ok(summary.count)
+                for Filled { summary, .. } in &filled {
+                    metrics.window_duration.observe((summary.last_at - summary.first_at) as f64 / 1000.0);
+                }
+                let events = filled.iter().map(|filled| u64::from(filled.summary.count)).sum();
+                Ok(Inserted { windows: filled.len() as u64, events })
             };
             self.insert = insert.boxed().fuse();
         }
         Ok(())
     }
 
-    fn stored(&mut self, stored: anyhow::Result<u32>) -> anyhow::Result<()> {
-        let count = stored?;
+    fn stored(&mut self, inserted: anyhow::Result<Inserted>) -> anyhow::Result<()> {
+        let Inserted { windows, events } = inserted?;
         let metrics = self.surroundings.metrics;
-        metrics.windows.inc();
-        metrics.stored.inc_by(u64::from(count));
+        metrics.windows.inc_by(windows);
+        metrics.stored.inc_by(events);
         metrics.marks_sources.set(self.pipeline.marks().sources() as i64);
         metrics.marks_ranges.set(self.pipeline.marks().ranges() as i64);
         self.pipeline.inserted();
@@ -306,6 +314,12 @@ impl<'a> Session<'a> {
     }
 }
 
+/// What an insert has stored.
+struct Inserted {
+    windows: u64,
+    events: u64,
+}
+
 /// Dead letters that the broker has.
 struct Buried {
     dead_letters: DeadLetters,
@@ -345,9 +359,10 @@ fn flush_after(setting: Option<Duration>, draining: bool) -> Option<Duration> {
     setting.into_iter().chain(drain).min()
 }
 
-/// Two windows: one fills while the other is being stored.
+/// Two windows: one fills while the other is being stored. Of short windows more: an insert that takes long is followed by one of all that filled
+/// meanwhile.
 fn prefetch(batch_size: NonZeroU32) -> u16 {
-    u16::try_from(batch_size.get() * 2).unwrap_or(u16::MAX)
+    u16::try_from(batch_size.get() * 2).unwrap_or(u16::MAX).max(SHORTEST_PREFETCH)
 }
 
 /// The writer as the broker's management page shows it; AMQP allows 255 bytes.

@@ -1,4 +1,4 @@
-//! The consumer's view of the database: where the company stands, and one insert per window.
+//! The consumer's view of the database: where the company stands, and the insert of its next windows.
 //! Rule: nothing is believed that a majority has not; a document is written once, and an outcome nobody told is found out.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use mongodb::Collection;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use mongodb::error::{Error, ErrorKind, WriteFailure};
+use mongodb::error::{Error, ErrorKind};
 use mongodb::options::ReadConcern;
 use tokio::time::{Instant, sleep, timeout};
 use wire::Symbol;
@@ -89,44 +89,47 @@ pub(super) fn whole_number(value: &Bson) -> Option<i64> {
     }
 }
 
-/// How a window came to be stored.
+/// How windows came to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// The database said so.
     Told,
-    /// Nobody said so; it was found to be there.
+    /// Nobody said so; they were found to be there.
     Settled,
 }
 
-/// Writes one window, and finds out what became of it when nobody tells.
+/// Writes windows in order, and finds out what became of them when nobody tells.
 ///
-/// The same document is written until it is known to be there: its `_id` and its number are unique, so it is there at most once.
-/// If the number is taken, the document that has it tells whether it is this one.
+/// The same documents are written until they are known to be there: `_id` and number are unique, so each is there at most once, and none
+/// without those before it. If a number is taken, the document that has it tells whether it is the one that was to be written.
 ///
 /// # Errors
-/// When another document has the number, the database refuses, or nothing is known for [`SETTLE_TIMEOUT`]. The caller drops
+/// When another document has a number, the database refuses, or nothing is known for [`SETTLE_TIMEOUT`]. The caller drops
 /// its state and reads again.
-pub async fn insert(windows: &Collection<Document>, document: Document) -> anyhow::Result<Stored> {
-    let deadline = Instant::now() + SETTLE_TIMEOUT;
+pub async fn insert(windows: &Collection<Document>, documents: &[Document]) -> anyhow::Result<Stored> {
+    let mut deadline = Instant::now() + SETTLE_TIMEOUT;
     let mut told = true;
-    loop {
-        let unknown = match timeout(ATTEMPT_TIMEOUT, windows.insert_one(document.clone())).await {
+    let mut rest = documents;
+    while let Some((first, others)) = rest.split_first() {
+        let unknown = match timeout(ATTEMPT_TIMEOUT, windows.insert_many(rest)).await {
             Ok(Ok(_)) => return Ok(if told { Stored::Told } else { Stored::Settled }),
-            Ok(Err(error)) if is_duplicate_key(&error) => {
-                match timeout(ATTEMPT_TIMEOUT, owner(windows, &document)).await {
-                    Ok(Ok(owner)) => match settle(&document.get(field::ID), owner.as_ref().map(Some).as_ref()) {
-                        Settlement::Stored => return Ok(Stored::Settled),
-                        Settlement::Overtaken => {
-                            return Err(anyhow!(
-                                "another consumer of this company stored this window first; reading where it stands"
-                            ));
-                        }
-                        Settlement::Unknown => anyhow!("it waits for a majority"),
-                    },
-                    Ok(Err(error)) => in_words(error),
-                    Err(_) => anyhow!("no answer within {ATTEMPT_TIMEOUT:?}"),
-                }
-            }
+            // Whichever it is, those before it may have been written by this attempt or by an earlier one: they are settled one by one.
+            Ok(Err(error)) if is_duplicate_key(&error) => match timeout(ATTEMPT_TIMEOUT, owner(windows, first)).await {
+                Ok(Ok(owner)) => match settle(&first.get(field::ID), owner.as_ref().map(Some).as_ref()) {
+                    Settlement::Stored => {
+                        (rest, told, deadline) = (others, false, Instant::now() + SETTLE_TIMEOUT);
+                        continue;
+                    }
+                    Settlement::Overtaken => {
+                        return Err(anyhow!(
+                            "another consumer of this company stored this window first; reading where it stands"
+                        ));
+                    }
+                    Settlement::Unknown => anyhow!("it waits for a majority"),
+                },
+                Ok(Err(error)) => in_words(error),
+                Err(_) => anyhow!("no answer within {ATTEMPT_TIMEOUT:?}"),
+            },
             Ok(Err(error)) if is_refusal(&error) => return Err(in_words(error)).context("cannot store a window"),
             Ok(Err(error)) => in_words(error),
             Err(_) => anyhow!("no answer within {ATTEMPT_TIMEOUT:?}"),
@@ -137,10 +140,11 @@ pub async fn insert(windows: &Collection<Document>, document: Document) -> anyho
             );
         }
         if std::mem::replace(&mut told, false) {
-            tracing::info!("a window's insert has no outcome ({unknown:#}), finding it out");
+            tracing::info!("an insert has no outcome ({unknown:#}), finding it out");
         }
         sleep(SETTLE_PAUSE).await;
     }
+    Ok(Stored::Settled)
 }
 
 /// Identity of the document that has this one's number, once a majority has it.
@@ -150,15 +154,13 @@ async fn owner(windows: &Collection<Document>, document: &Document) -> mongodb::
     Ok(found.and_then(|mut found| found.remove(field::ID)))
 }
 
-/// The database has judged the document and does not want it: the next attempt would end alike.
+/// The database has judged a document and does not want it: the next attempt would end alike.
 fn is_refusal(error: &Error) -> bool {
-    matches!(
-        &*error.kind,
-        ErrorKind::Write(WriteFailure::WriteError(_))
-            | ErrorKind::Authentication { .. }
-            | ErrorKind::InvalidArgument { .. }
-            | ErrorKind::BsonSerialization(_)
-    )
+    match &*error.kind {
+        ErrorKind::InsertMany(failure) => failure.write_errors.is_some(),
+        ErrorKind::Authentication { .. } | ErrorKind::InvalidArgument { .. } | ErrorKind::BsonSerialization(_) => true,
+        _ => false,
+    }
 }
 
 fn in_words(error: Error) -> anyhow::Error {
