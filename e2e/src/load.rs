@@ -1,7 +1,7 @@
 //! Requests at a steady rate, as browsers make them, from outside of the cluster.
-//! Rule: a request fails when its user would see it. One thing browsers do unseen, and so does this: a GET on a kept connection that ends before the
-//! head of an answer is asked once more, on a new connection (RFC 9110, 9.2.2). A connection that is refused is a failure. One that is new and cut is
-//! a failure that is counted by itself, for a server that is killed takes along what its kernel accepted for it in its last millisecond.
+//! Rule: a request fails when its user would see it. A GET whose connection ends before the head of an answer is asked once more, on a new
+//! connection, as every client may (RFC 9112, 9.3.1) and Firefox does; Chrome does so for kept connections, and those that were new are counted by
+//! themselves. A connection that is refused is a failure, and so is whatever happens to the second asking.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,10 +33,11 @@ pub struct Tally {
     pub failed: u64,
     /// The first of those.
     pub failures: Vec<String>,
-    /// Failed, and only because a connection that had just been made was cut.
-    pub cut: u64,
     /// Asked once more, for their kept connection had ended.
     pub repeated: u64,
+    /// Asked once more, for a connection that had just been made was cut: what a server that is killed takes along is what its kernel accepted
+    /// for it in its last millisecond.
+    pub cut: u64,
     /// The slowest answer.
     pub slowest: Duration,
     /// Answers by the pod that gave them.
@@ -112,31 +113,32 @@ impl Browser {
         change(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Asks once and gives the name of the pod that answered.
+    /// Asks, once more if need be, and gives the name of the pod that answered.
     async fn get(&mut self) -> Result<String> {
         // Taken out, so that a request that is given up leaves no half of an answer behind.
-        if let Some(mut kept) = self.connection.take().filter(|kept| !kept.is_closed()) {
-            match ask(&mut kept).await {
-                Ok(pod) => {
-                    self.connection = Some(kept);
-                    return Ok(pod);
-                }
-                Err(Unanswered::Closed(_)) => self.note(|tally| tally.repeated += 1),
-                Err(Unanswered::Wrong(error)) => return Err(error),
-            }
+        let kept = self.connection.take().filter(|kept| !kept.is_closed());
+        let was_kept = kept.is_some();
+        match self.ask_on(kept).await {
+            Err(Unanswered::Closed(_)) if was_kept => self.note(|tally| tally.repeated += 1),
+            Err(Unanswered::Closed(_)) => self.note(|tally| tally.cut += 1),
+            Err(Unanswered::Wrong(error)) => return Err(error),
+            Ok(pod) => return Ok(pod),
         }
-        let mut fresh = self.connect().await?;
-        match ask(&mut fresh).await {
-            Ok(pod) => {
-                self.connection = Some(fresh);
-                Ok(pod)
-            }
-            Err(Unanswered::Closed(error)) => {
-                self.note(|tally| tally.cut += 1);
-                Err(anyhow!(error).context("a new connection ended without an answer"))
-            }
-            Err(Unanswered::Wrong(error)) => Err(error),
-        }
+        self.ask_on(None).await.map_err(|unanswered| match unanswered {
+            Unanswered::Closed(error) => anyhow!(error).context("a second connection ended without an answer"),
+            Unanswered::Wrong(error) => error,
+        })
+    }
+
+    /// Asks on a connection, a new one if there is none, and keeps it.
+    async fn ask_on(&mut self, kept: Option<SendRequest<Empty<Bytes>>>) -> Result<String, Unanswered> {
+        let mut connection = match kept {
+            Some(kept) => kept,
+            None => self.connect().await.map_err(Unanswered::Wrong)?,
+        };
+        let pod = ask(&mut connection).await?;
+        self.connection = Some(connection);
+        Ok(pod)
     }
 
     async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>> {
