@@ -1,15 +1,14 @@
 //! The children of all pipelines, as their watches have seen them.
-//! Rule: an object lies here as deflated text, a thirtieth of the room of its typed form, and is typed while a pass looks at it; a pass finds
-//! its own without looking at those of others. What fills this knows no types: the code of a watch for each would be a part of our memory too.
+//! Rule: an object lies here as text, deflated with the first ones of its kind as the dictionary, a small part of the room of its typed form, and is
+//! typed while a pass looks at it; a pass finds its own without looking at those of others. What fills this knows no types: the code of a watch for each
+//! would be a part of our memory too.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::marker::PhantomData;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use flate2::Compression;
-use flate2::read::DeflateDecoder;
-use flate2::write::DeflateEncoder;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
@@ -17,6 +16,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::names;
+
+/// Bytes of text that the objects of a kind share as their dictionary. They differ in little more than names, and most of them by far are those of later
+/// pipelines.
+const DICTIONARY: usize = 16 << 10;
 
 /// What is known of one kind.
 pub struct Children<K> {
@@ -33,10 +36,14 @@ pub struct Writer {
     listed: watch::Sender<bool>,
 }
 
-/// The objects of a namespace with the label of a pipeline.
 #[derive(Default)]
-struct Known(HashMap<Family, Vec<Child>>);
+struct Known {
+    families: HashMap<Family, Vec<Child>>,
+    /// Only ever grows, so that each object finds the part again that was there when it was packed.
+    dictionary: Vec<u8>,
+}
 
+/// The objects of a namespace with the label of a pipeline.
 #[derive(PartialEq, Eq, Hash)]
 struct Family {
     namespace: Box<str>,
@@ -45,8 +52,16 @@ struct Family {
 
 struct Child {
     name: Box<str>,
-    /// JSON, deflated.
-    packed: Box<[u8]>,
+    packed: Packed,
+}
+
+/// JSON, deflated.
+struct Packed {
+    bytes: Box<[u8]>,
+    /// Bytes of it in the clear.
+    length: usize,
+    /// Bytes of the dictionary when it was packed.
+    dictionary: usize,
 }
 
 /// An empty store and its writer.
@@ -68,13 +83,15 @@ impl<K: DeserializeOwned> Children<K> {
     /// Those with the label of a pipeline, whoever owns them.
     pub fn of(&self, namespace: &str, pipeline: &str) -> Vec<K> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.0.get(&Family::new(namespace, pipeline)).into_iter().flatten().filter_map(typed).collect()
+        let family = known.families.get(&Family::new(namespace, pipeline));
+        family.into_iter().flatten().filter_map(|child| known.typed(child)).collect()
     }
 
     /// One of them.
     pub fn get(&self, namespace: &str, pipeline: &str, name: &str) -> Option<K> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.0.get(&Family::new(namespace, pipeline))?.iter().find(|child| *child.name == *name).and_then(typed)
+        let family = known.families.get(&Family::new(namespace, pipeline))?;
+        family.iter().find(|child| *child.name == *name).and_then(|child| known.typed(child))
     }
 
     /// Waits for the first full list: before that, absence proves nothing.
@@ -104,31 +121,69 @@ impl Writer {
 impl Known {
     fn put(&mut self, object: &DynamicObject) {
         let (family, name) = (Family::of(object), object.name_any());
-        let packed = match packed(object) {
+        let packed = match self.packed(object) {
             Ok(packed) => packed,
             // It was read from JSON.
             Err(error) => return tracing::error!(name, %error, "not remembered"),
         };
-        if let Some(known) =
-            self.0.get_mut(&family).and_then(|family| family.iter_mut().find(|child| *child.name == *name))
-        {
+        let children = self.families.get_mut(&family);
+        if let Some(known) = children.and_then(|children| children.iter_mut().find(|child| *child.name == *name)) {
             known.packed = packed;
             return;
         }
         // New to us, or somebody changed its label.
         self.remove(object);
-        self.0.entry(family).or_default().push(Child { name: name.into(), packed });
+        self.families.entry(family).or_default().push(Child { name: name.into(), packed });
     }
 
     /// Removes an object, whatever label it had.
     fn remove(&mut self, object: &DynamicObject) {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        self.0.retain(|family, children| {
+        self.families.retain(|family, children| {
             if *family.namespace == *namespace {
                 children.retain(|child| *child.name != *name);
             }
             !children.is_empty()
         });
+    }
+
+    fn packed(&mut self, object: &DynamicObject) -> io::Result<Packed> {
+        let text = serde_json::to_vec(object)?;
+        let packed =
+            Packed { bytes: deflated(&text, &self.dictionary)?, length: text.len(), dictionary: self.dictionary.len() };
+        let room = DICTIONARY - self.dictionary.len();
+        self.dictionary.extend_from_slice(&text[..text.len().min(room)]);
+        Ok(packed)
+    }
+
+    fn typed<K: DeserializeOwned>(&self, child: &Child) -> Option<K> {
+        let Packed { bytes, length, dictionary } = &child.packed;
+        let text = inflated(bytes, *length, &self.dictionary[..*dictionary]);
+        // The server keeps to the schema of its kind.
+        let read = text.and_then(|text| Ok(serde_json::from_slice(&text)?));
+        read.inspect_err(|error| tracing::error!(name = child.name, %error, "not readable")).ok()
+    }
+}
+
+fn deflated(text: &[u8], dictionary: &[u8]) -> io::Result<Box<[u8]>> {
+    let mut packer = Compress::new(Compression::default(), false);
+    packer.set_dictionary(dictionary)?;
+    // What cannot be made shorter becomes longer by a few bytes for each 16 KiB.
+    let mut bytes = Vec::with_capacity(text.len() + text.len() / 1000 + 64);
+    match packer.compress_vec(text, &mut bytes, FlushCompress::Finish)? {
+        Status::StreamEnd => Ok(bytes.into_boxed_slice()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+fn inflated(bytes: &[u8], length: usize, dictionary: &[u8]) -> io::Result<Vec<u8>> {
+    let mut unpacker = Decompress::new(false);
+    unpacker.set_dictionary(dictionary)?;
+    // One byte more than there will be: the end is noticed only with room left.
+    let mut text = Vec::with_capacity(length + 1);
+    match unpacker.decompress_vec(bytes, &mut text, FlushDecompress::Finish)? {
+        Status::StreamEnd => Ok(text),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
@@ -141,20 +196,6 @@ impl Family {
         let pipeline = names::pipeline_of(object).unwrap_or_default();
         Self::new(object.metadata.namespace.as_deref().unwrap_or_default(), pipeline)
     }
-}
-
-fn packed(object: &DynamicObject) -> io::Result<Box<[u8]>> {
-    let mut packer = DeflateEncoder::new(Vec::new(), Compression::fast());
-    packer.write_all(&serde_json::to_vec(object)?)?;
-    Ok(packer.finish()?.into_boxed_slice())
-}
-
-fn typed<K: DeserializeOwned>(child: &Child) -> Option<K> {
-    let mut text = Vec::new();
-    let unpacked = DeflateDecoder::new(&*child.packed).read_to_end(&mut text);
-    // The server keeps to the schema of its kind.
-    let read = unpacked.and_then(|_| Ok(serde_json::from_slice(&text)?));
-    read.inspect_err(|error| tracing::error!(name = child.name, %error, "not readable")).ok()
 }
 
 #[cfg(test)]
@@ -192,6 +233,26 @@ mod tests {
         assert_eq!(value("elsewhere", "a"), None);
         writer.see(&Event::Delete(object("a", "demo", "new")));
         assert!(names_of(&children, "demo").is_empty());
+    }
+
+    #[test]
+    fn what_is_packed_with_a_dictionary_that_has_grown_since_comes_back() {
+        let (children, mut writer) = children::<ConfigMap>();
+        // Hexadecimal digits of a generator: what cannot be deflated to nothing.
+        let noise = |seed: u64| -> String {
+            let next = |seed: &u64| Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+            std::iter::successors(Some(seed), next).take(200).map(|number| format!("{number:x}")).collect()
+        };
+        for seed in 0..20 {
+            writer.see(&Event::Apply(object(&format!("map-{seed}"), "demo", &noise(seed))));
+        }
+        for seed in 0..20 {
+            let map: Option<ConfigMap> = children.get("markets", "demo", &format!("map-{seed}"));
+            assert_eq!(map.unwrap().data.unwrap()["key"], noise(seed));
+        }
+        assert_eq!(children.known.read().unwrap().dictionary.len(), DICTIONARY);
+        let (bytes, text) = (deflated(noise(3).as_bytes(), noise(3).as_bytes()).unwrap(), noise(3));
+        assert!(bytes.len() * 20 < text.len(), "what the dictionary holds takes next to no room");
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub mod pods;
 pub mod quantity;
 pub mod read;
 pub mod reconcile;
+pub mod recorder;
 pub mod rest;
 pub mod roll;
 pub mod rotate;

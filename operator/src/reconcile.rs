@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -32,6 +32,7 @@ use crate::observe::{self, Said};
 use crate::ownership;
 use crate::plan::{EdgeCertificate, Images, MayLoseOne, Plan, address_annotation};
 use crate::read::{self, Known};
+use crate::recorder::Recorder;
 use crate::roll;
 use crate::rotate::{Tools, rotate};
 use crate::rotation;
@@ -262,8 +263,14 @@ async fn pass(object: &Guarded, context: &Context, turn: SemaphorePermit<'_>) ->
     });
     match told.min_by_key(Error::retry) {
         Some(error) => Err(error),
-        None => Ok(Action::requeue(if at_rest { SETTLED } else { UNDER_WAY })),
+        None => Ok(Action::requeue(if at_rest { out_of_step(SETTLED) } else { UNDER_WAY })),
     }
+}
+
+/// A fifth more or less: pipelines that were made together, or found together by an operator that starts, would be looked at together for ever, and
+/// what each look needs for a moment would be there for all of them at once.
+fn out_of_step(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.8..1.2))
 }
 
 /// Says in the status that a pass was given up. What it saw is lost with it, so this tells of what the watches know.

@@ -10,11 +10,11 @@ use anyhow::Context as _;
 use futures::{FutureExt, StreamExt};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::client::{ClientBuilder, ConfigExt};
 use kube::core::CustomResourceExt;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::{Api, Client, Config};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -27,6 +27,7 @@ use crate::http::{self, Pages};
 use crate::metrics::Metrics;
 use crate::plan::Images;
 use crate::reconcile::{AT_ONCE, Context, error_policy, reconcile};
+use crate::recorder::Recorder;
 use crate::web::Web;
 use crate::{lease, names, watch};
 
@@ -86,6 +87,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 /// Bytes; a connection's buffer for what it reads. The HTTP library's own grows with the largest list and keeps its size, and each watch has one.
 const READ_BUFFER: usize = 16 << 10;
 
+/// A connection that is idle for longer is closed: while many pipelines are made there are dozens, and each takes some 60 KiB.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// The operator's way to the API server. It does not try again by itself: that takes minutes when the answer stays 429 or 503, and 429 is also how
 /// a disruption budget refuses an eviction. A pass never waits; the next one tries again, as the watches and the lease do.
 ///
@@ -104,6 +108,8 @@ pub fn client(config: Config) -> anyhow::Result<Client> {
     connector.set_write_timeout(config.write_timeout);
     let web = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .http1_read_buf_exact_size(READ_BUFFER)
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
         .build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

@@ -98,7 +98,7 @@ class Operator:
         environment = {"KUBECONFIG": str(STATE / "stockpipeline-operator.kubeconfig"), "POD_NAMESPACE": NAMESPACE,
                        "LISTEN": "127.0.0.1:0", "RUST_LOG": "warn", **images,
                        # As the chart sets them.
-                       "_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:0"}
+                       "_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:0,slab_sizes:48-640:1"}
         def start():
             with open(STATE / "operator.log", "ab") as log:
                 return subprocess.Popen([os.environ["STOCK_BENCH_OPERATOR"], "run"], env=environment, stdout=log, stderr=log)
