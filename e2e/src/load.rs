@@ -1,7 +1,7 @@
 //! Requests at a steady rate, as browsers make them, from outside of the cluster.
-//! Rule: a request fails when its user would see it. A GET whose connection ends before the head of an answer is asked once more, on a new
-//! connection, as every client may (RFC 9112, 9.3.1) and Firefox does; Chrome does so for kept connections, and those that were new are counted by
-//! themselves. A connection that is refused is a failure, and so is whatever happens to the second asking.
+//! Rule: a request fails when its client may not ask again. A GET whose connection ends before the head of an answer may be asked once more, on a new
+//! connection (RFC 9112, 9.3.1): every browser does so for kept connections, Firefox for new ones too, and those are counted by themselves. A
+//! connection that is refused is a failure, and so is whatever happens to the second asking.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -161,7 +161,10 @@ async fn ask(connection: &mut SendRequest<Empty<Bytes>>) -> Result<String, Unans
     connection.ready().await.map_err(Unanswered::Closed)?;
     let request = Request::get("/api/prices").header("host", "prices.example.com").body(Empty::new());
     let request = request.map_err(|error| Unanswered::Wrong(error.into()))?;
-    let response = connection.send_request(request).await.map_err(Unanswered::Closed)?;
+    let response = connection
+        .send_request(request)
+        .await
+        .map_err(|error| if error.is_parse() { Unanswered::Wrong(error.into()) } else { Unanswered::Closed(error) })?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| Unanswered::Wrong(error.into()))?.to_bytes();
     pod_of(status, &body).map_err(Unanswered::Wrong)

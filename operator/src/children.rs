@@ -121,8 +121,9 @@ impl Writer {
 impl Known {
     fn put(&mut self, object: &DynamicObject) {
         let (family, name) = (Family::of(object), object.name_any());
-        let packed = match self.packed(object) {
-            Ok(packed) => packed,
+        let text = serde_json::to_vec(object).map_err(io::Error::from);
+        let (packed, text) = match text.and_then(|text| Ok((self.packed(&text)?, text))) {
+            Ok(both) => both,
             // It was read from JSON.
             Err(error) => return tracing::error!(name, %error, "not remembered"),
         };
@@ -134,6 +135,8 @@ impl Known {
         // New to us, or somebody changed its label.
         self.remove(object);
         self.families.entry(family).or_default().push(Child { name: name.into(), packed });
+        let room = DICTIONARY - self.dictionary.len();
+        self.dictionary.extend_from_slice(&text[..text.len().min(room)]);
     }
 
     /// Removes an object, whatever label it had.
@@ -147,13 +150,9 @@ impl Known {
         });
     }
 
-    fn packed(&mut self, object: &DynamicObject) -> io::Result<Packed> {
-        let text = serde_json::to_vec(object)?;
-        let packed =
-            Packed { bytes: deflated(&text, &self.dictionary)?, length: text.len(), dictionary: self.dictionary.len() };
-        let room = DICTIONARY - self.dictionary.len();
-        self.dictionary.extend_from_slice(&text[..text.len().min(room)]);
-        Ok(packed)
+    fn packed(&self, text: &[u8]) -> io::Result<Packed> {
+        let bytes = deflated(text, &self.dictionary)?;
+        Ok(Packed { bytes, length: text.len(), dictionary: self.dictionary.len() })
     }
 
     fn typed<K: DeserializeOwned>(&self, child: &Child) -> Option<K> {

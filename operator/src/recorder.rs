@@ -1,5 +1,5 @@
-//! Publishes events; one that comes again soon counts up the first instead of standing beside it.
-//! Rule: what has to be remembered for that is bounded, however many pipelines change at once.
+//! Publishes events; one that comes again soon counts up the first instead of standing beside it, as long as that is remembered.
+//! Rule: what is remembered is bounded, however many pipelines change at once.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{self, Event, Reporter};
 
-/// Events that are remembered at most. kube's recorder keeps each in full for six minutes (`CACHE_TTL`), one to two KiB of it, and the room for
+/// After so many events all of them are forgotten. kube's recorder keeps each in full for six minutes (`CACHE_TTL`), one to two KiB of it, and the room for
 /// ever: more than all else that is known of a pipeline while it is made.
 const REMEMBERED: usize = 100;
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 const CONNECT: Duration = Duration::from_secs(2);
 /// Longest request.
 pub const REQUEST: Duration = Duration::from_secs(3);
-/// A connection that is idle for longer is closed: the next pass comes later than that, and there may be hundreds of brokers.
+/// A connection that is idle for longer is closed: when all is well the next pass comes later than that, and there may be hundreds of brokers.
 const IDLE: Duration = Duration::from_secs(5);
 /// Longest answer read into memory, in bytes: 500 queues of five nodes take about 200 000.
 const ANSWER_MAX: usize = 4 << 20;

@@ -14,7 +14,7 @@ pub const TYPE_ARGUMENT: &str = "x-queue-type";
 pub const REASON_HEADER: &str = "x-reason";
 /// Header of a dead letter: the queue it was taken from.
 pub const QUEUE_HEADER: &str = "x-queue";
-/// Largest batch: the prefetch is twice the batch, and AMQP counts it in 16 bits.
+/// Largest batch: the prefetch is at least twice the batch, and AMQP counts it in 16 bits.
 pub const MAX_BATCH_SIZE: u32 = (u16::MAX / 2) as u32;
 
 /// Name of a company's queue: the symbol exactly as written.

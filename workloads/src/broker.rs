@@ -27,13 +27,13 @@ use crate::settings::{self, required, without_password, wrong};
 const HEARTBEAT: u16 = 4;
 /// Bound of one attempt, from the first packet to the open connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bound of its first part, the transport.
+/// Bound of one try at its first part, the transport.
 const TRANSPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// After so long without a transport another one is tried beside it: for most of a minute after a node was lost a Service still leads to its pod, and
 /// the next try may well reach another one.
-const ANOTHER_AFTER: Duration = Duration::from_millis(300);
-/// Transports that are tried at once at most.
-const TRIES: usize = 5;
+const ANOTHER_AFTER: Duration = Duration::from_millis(500);
+/// Transports that are tried beside each other at most: a broker that is only slow must not be asked for ever more handshakes.
+const TRIES: usize = 3;
 /// Bytes; lapin keeps two buffers of 32 frames, and our messages are far smaller than its default of 128 KiB.
 const FRAME_MAX: u32 = 16 * 1024;
 
@@ -270,6 +270,8 @@ mod tests {
         assert_eq!(first_of(&[Some(Ok(0))]).await, Ok(0));
         assert_eq!(first_of(&[Some(Err(0))]).await, Err(0), "the caller's pause comes first");
         assert_eq!(first_of(&[None, Some(Err(1)), Some(Ok(2))]).await, Ok(2));
+        let no_fourth = timeout(4 * ANOTHER_AFTER, first_of(&[None, None, None, Some(Ok(3))])).await;
+        assert!(no_fourth.is_err(), "{no_fourth:?}");
     }
 
     #[test]

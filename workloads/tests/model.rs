@@ -105,7 +105,10 @@ enum Step {
     Replicate,
     Elect,
     Told(usize),
-    Resend(usize),
+    Resend {
+        who: usize,
+        waits: bool,
+    },
     Settle(usize),
     Flush(usize),
     AckArrives(usize),
@@ -157,9 +160,10 @@ impl World {
                     if taken {
                         steps.push(Step::Settle(who));
                     }
-                    // Nobody waits for an answer for ever: what has not arrived is sent again.
-                    if !taken && !self.sent.iter().any(|sent| sent.holds(first)) {
-                        steps.push(Step::Resend(who));
+                    // Nobody waits for an answer for ever: what has not arrived is sent again, once also while it is still on its way.
+                    let waits = self.sent.iter().any(|sent| sent.holds(first));
+                    if !taken && (!waits || self.left.losses > 0) {
+                        steps.push(Step::Resend { who, waits });
                     }
                 }
             }
@@ -262,7 +266,8 @@ impl World {
                 }
             }
             Step::Told(who) => world.change(who, Consumer::inserted),
-            Step::Resend(who) => {
+            Step::Resend { who, waits } => {
+                world.left.losses -= u8::from(waits);
                 let documents = world.consumers[who].as_ref().unwrap().inserting.clone();
                 world.sent.push(Sent::new(documents));
             }

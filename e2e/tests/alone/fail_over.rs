@@ -27,6 +27,10 @@ const SOCKETS: usize = 200;
 const BACK_WITHIN: Duration = Duration::from_secs(2);
 /// Requests go round: the pod with the most has at most so many times as many as the one with the fewest.
 const EVEN: f64 = 1.1;
+/// New connections that `kill -9` of an NGINX may cut, to be asked for once more: its kernel accepts them until the last of its sockets is closed, about
+/// a millisecond after the first, and its browsers come back at once. Only `net.ipv4.tcp_migrate_req` would hand them to the twin; Kubernetes does not
+/// allow a pod to set it ("Using sysctls", safe and unsafe). At most two were seen, and nothing else may cut one.
+const CUT_BY_A_KILL: u64 = 10;
 /// Two busy cores also run everything else.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -50,17 +54,17 @@ async fn whatever_happens_to_the_pods_of_page_and_edge_no_request_fails_and_sock
 
         let mut failed = Vec::new();
         kill(space, "liveview", "liveview").await?;
-        outside.phase(space, "kill -9 of a liveview pod", &mut failed).await?;
+        outside.phase(space, "kill -9 of a liveview pod", 0, &mut failed).await?;
         kill(space, "edge", "nginx").await?;
-        outside.phase(space, "kill -9 of an NGINX", &mut failed).await?;
+        outside.phase(space, "kill -9 of an NGINX", CUT_BY_A_KILL, &mut failed).await?;
         roll(space, &mut pipeline).await?;
-        outside.phase(space, "roll of liveview and NGINX at once", &mut failed).await?;
+        outside.phase(space, "roll of liveview and NGINX at once", 0, &mut failed).await?;
         for replicas in [5, 2] {
             scale(space, &mut pipeline, replicas).await?;
-            outside.phase(space, &format!("scale of both to {replicas}"), &mut failed).await?;
+            outside.phase(space, &format!("scale of both to {replicas}"), 0, &mut failed).await?;
         }
         drain(space).await?;
-        outside.phase(space, "drain of a node", &mut failed).await?;
+        outside.phase(space, "drain of a node", 0, &mut failed).await?;
         ensure!(failed.is_empty(), "{}", failed.join("; "));
         Ok(())
     })
@@ -77,8 +81,8 @@ impl Outside {
         .await
     }
 
-    /// Waits until all is well again and says what it cost outside.
-    async fn phase(&self, space: &Space, what: &str, failed: &mut Vec<String>) -> Result<()> {
+    /// Waits until all is well again and says what it cost outside; as many new connections as `may_cut` may have been cut.
+    async fn phase(&self, space: &Space, what: &str, may_cut: u64, failed: &mut Vec<String>) -> Result<()> {
         for part in PARTS {
             wait_until(&format!("the pods of {part} are ready"), SETTLED_WITHIN, async || {
                 let pods = space.pods(PIPELINE, part).await?;
@@ -104,6 +108,9 @@ impl Outside {
             sockets.older,
             sockets.frames,
         );
+        if requests.cut > may_cut {
+            failed.push(format!("{what}: {} new connections were cut", requests.cut));
+        }
         if requests.failed > 0 {
             failed.push(format!("{what}: {} requests failed: {:?}", requests.failed, requests.failures));
         }

@@ -11,8 +11,9 @@ use super::marks::Marks;
 
 /// Events that a publisher sends again at most: those it has unconfirmed (`publisher::speaker::WINDOW`), and as many of a second one.
 const SENT_AGAIN: u64 = 2000;
-/// Windows in one insert at most. When nobody tells what became of it, each of them is looked for.
-const TOGETHER: usize = 100;
+/// Windows in one insert at most, and windows' worth of events that are taken ahead when windows are short. Each carries all marks of the company, which
+/// may be a megabyte of documents where a thousand publishers came and went.
+pub const TOGETHER: u32 = 20;
 
 /// A window that is ready to be stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,7 +146,7 @@ impl Pipeline {
         if self.inserting.is_some() || self.stored.is_some() {
             return Vec::new();
         }
-        let filled: Vec<Filled> = self.filled.drain(..self.filled.len().min(TOGETHER)).collect();
+        let filled: Vec<Filled> = self.filled.drain(..self.filled.len().min(TOGETHER as usize)).collect();
         self.inserting = filled.last().map(|last| last.last_tag);
         self.under_way = filled.iter().map(|filled| filled.summary.count).sum();
         filled
@@ -261,12 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn an_insert_holds_a_hundred_windows_at_most() {
+    fn an_insert_holds_twenty_windows_at_most() {
         let mut pipeline = pipeline(1);
-        (1..=TOGETHER as u64 + 1).for_each(|tag| assert_eq!(pipeline.take(tag, &reading(), 0), Taken::Counted));
-        assert_eq!(pipeline.next_insert().len(), TOGETHER);
+        (1..=21).for_each(|tag| assert_eq!(pipeline.take(tag, &reading(), 0), Taken::Counted));
+        assert_eq!(pipeline.next_insert().len(), 20);
         pipeline.inserted();
-        assert_eq!(acks(&mut pipeline), [(TOGETHER as u64, true)]);
+        assert_eq!(acks(&mut pipeline), [(20, true)]);
         assert_eq!(pipeline.next_insert().len(), 1);
     }
 

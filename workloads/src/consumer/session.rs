@@ -22,7 +22,7 @@ use super::identity::Identities;
 use super::intake;
 use super::lease::Lease;
 use super::metrics::Metrics;
-use super::pipeline::{Filled, Pipeline, Taken};
+use super::pipeline::{Filled, Pipeline, TOGETHER, Taken};
 use super::settings::Settings;
 use super::store::{self, Stored};
 use crate::broker::{self, Declared};
@@ -32,8 +32,8 @@ use crate::health::Readiness;
 const LAST_INSERT: Duration = Duration::from_secs(7);
 /// `flushAfter` of a company that is being drained: its publisher is gone, so a window that is short after so long stays short.
 const DRAIN_AFTER: Duration = Duration::from_secs(2);
-/// Events; twice the default batch.
-const SHORTEST_PREFETCH: u16 = 2000;
+/// Events that are taken ahead at most when windows are short; as many as with the default batch.
+const AHEAD: u32 = 2000;
 /// Bound of closing a connection; a lost one is not even told.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -362,7 +362,9 @@ fn flush_after(setting: Option<Duration>, draining: bool) -> Option<Duration> {
 /// Two windows: one fills while the other is being stored. Of short windows more: an insert that takes long is followed by one of all that filled
 /// meanwhile.
 fn prefetch(batch_size: NonZeroU32) -> u16 {
-    u16::try_from(batch_size.get() * 2).unwrap_or(u16::MAX).max(SHORTEST_PREFETCH)
+    let two = batch_size.get().saturating_mul(2);
+    let short = batch_size.get().saturating_mul(TOGETHER).min(AHEAD);
+    u16::try_from(two.max(short)).unwrap_or(u16::MAX)
 }
 
 /// The writer as the broker's management page shows it; AMQP allows 255 bytes.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use futures::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
@@ -110,23 +111,20 @@ pub async fn insert(windows: &Collection<Document>, documents: &[Document]) -> a
     let mut deadline = Instant::now() + SETTLE_TIMEOUT;
     let mut told = true;
     let mut rest = documents;
-    while let Some((first, others)) = rest.split_first() {
+    while !rest.is_empty() {
         let unknown = match timeout(ATTEMPT_TIMEOUT, windows.insert_many(rest)).await {
             Ok(Ok(_)) => return Ok(if told { Stored::Told } else { Stored::Settled }),
-            // Whichever it is, those before it may have been written by this attempt or by an earlier one: they are settled one by one.
-            Ok(Err(error)) if is_duplicate_key(&error) => match timeout(ATTEMPT_TIMEOUT, owner(windows, first)).await {
-                Ok(Ok(owner)) => match settle(&first.get(field::ID), owner.as_ref().map(Some).as_ref()) {
-                    Settlement::Stored => {
-                        (rest, told, deadline) = (others, false, Instant::now() + SETTLE_TIMEOUT);
+            // Whichever it is: those before it may have been written by this attempt or by an earlier one.
+            Ok(Err(error)) if is_duplicate_key(&error) => match timeout(ATTEMPT_TIMEOUT, owners(windows, rest)).await {
+                Ok(Ok(owners)) => {
+                    let settled = settled(rest, &owners)?;
+                    rest = &rest[settled..];
+                    if settled > 0 {
+                        (told, deadline) = (false, Instant::now() + SETTLE_TIMEOUT);
                         continue;
                     }
-                    Settlement::Overtaken => {
-                        return Err(anyhow!(
-                            "another consumer of this company stored this window first; reading where it stands"
-                        ));
-                    }
-                    Settlement::Unknown => anyhow!("it waits for a majority"),
-                },
+                    anyhow!("it waits for a majority")
+                }
                 Ok(Err(error)) => in_words(error),
                 Err(_) => anyhow!("no answer within {ATTEMPT_TIMEOUT:?}"),
             },
@@ -147,11 +145,35 @@ pub async fn insert(windows: &Collection<Document>, documents: &[Document]) -> a
     Ok(Stored::Settled)
 }
 
-/// Identity of the document that has this one's number, once a majority has it.
-async fn owner(windows: &Collection<Document>, document: &Document) -> mongodb::error::Result<Option<Bson>> {
-    let number = doc! {field::COMPANY: document.get(field::COMPANY), field::WINDOW: document.get(field::WINDOW)};
-    let found = windows.find_one(number).projection(doc! {field::ID: 1}).read_concern(ReadConcern::majority()).await?;
-    Ok(found.and_then(|mut found| found.remove(field::ID)))
+/// How many of the documents, from the first on, are known to be stored.
+fn settled(documents: &[Document], owners: &[Document]) -> anyhow::Result<usize> {
+    for (index, document) in documents.iter().enumerate() {
+        let number = |document: &Document| document.get(field::WINDOW).and_then(whole_number);
+        let owner = owners.iter().find(|owner| number(owner) == number(document));
+        match settle(&document.get(field::ID), owner.map(|owner| owner.get(field::ID)).as_ref()) {
+            Settlement::Stored => {}
+            Settlement::Unknown => return Ok(index),
+            Settlement::Overtaken => {
+                return Err(anyhow!(
+                    "another consumer of this company stored this window first; reading where it stands"
+                ));
+            }
+        }
+    }
+    Ok(documents.len())
+}
+
+/// Identity and number of the documents that have these ones' numbers, of those that a majority has.
+async fn owners(windows: &Collection<Document>, documents: &[Document]) -> mongodb::error::Result<Vec<Document>> {
+    let company = documents.first().and_then(|document| document.get(field::COMPANY));
+    let numbers: Vec<Option<&Bson>> = documents.iter().map(|document| document.get(field::WINDOW)).collect();
+    windows
+        .find(doc! {field::COMPANY: company, field::WINDOW: {"$in": numbers}})
+        .projection(doc! {field::WINDOW: 1})
+        .read_concern(ReadConcern::majority())
+        .await?
+        .try_collect()
+        .await
 }
 
 /// The database has judged a document and does not want it: the next attempt would end alike.
