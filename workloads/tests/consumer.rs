@@ -276,15 +276,13 @@ async fn what_is_not_an_event_goes_to_the_dead_letters_with_its_reason_and_the_c
 async fn a_queue_of_nothing_but_nonsense_is_emptied_although_no_window_ever_fills() {
     let (broker, database, company) = (Broker::connect().await, Database::new().await, company("NONSENSE"));
     broker.declare(company.as_str()).await;
-    // The prefetch is 2000 here: without acknowledgements the last fifty would never be seen.
-    for _ in 0..2050 {
+    for _ in 0..50 {
         broker.publish(company.as_str(), "nonsense").await;
     }
+    // The prefetch is 40 here: without acknowledgements the last ten would never be seen.
     let running = start(&company, &database, 2).await;
-    eventually("as many dead letters", async || {
-        (broker.count(&dead_letters(&company)).await == Some(2050)).then_some(())
-    })
-    .await;
+    eventually("fifty dead letters", async || (broker.count(&dead_letters(&company)).await == Some(50)).then_some(()))
+        .await;
     running.end().await;
     assert_eq!(broker.count(company.as_str()).await, Some(0));
     broker.delete(company.as_str()).await;

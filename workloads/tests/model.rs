@@ -306,7 +306,7 @@ impl World {
         self.consumers.iter().flatten().flat_map(|consumer| &consumer.inserting).any(|ours| sent.holds(ours))
     }
 
-    /// The smallest that no document has, so that ids do not tell what was before: worlds that behave alike are equal.
+    /// Those that no document has, the smallest first, so that ids do not tell what was before: worlds that behave alike are equal.
     fn free_ids(&self) -> impl Iterator<Item = u8> + use<> {
         let inserting = self.consumers.iter().flatten().flat_map(|consumer| &consumer.inserting);
         let sent = self.sent.iter().flat_map(|sent| &sent.documents);

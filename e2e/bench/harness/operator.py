@@ -24,6 +24,7 @@ STATE = Path(os.environ["STOCK_BENCH_STATE"])
 PKI = STATE / "pki"
 AUDIT = STATE / "audit.log"
 BENCHMARKS = machine.REPOSITORY / "docs/benchmarks.md"
+DEPLOYMENT = machine.REPOSITORY / "charts/stockpipeline/templates/deployment.yaml"
 NAMESPACE = "bench"
 GROUP = f"/apis/stockpipeline.io/v1alpha1/namespaces/{NAMESPACE}/stockpipelines"
 NODES = 10
@@ -90,6 +91,11 @@ def management(method, path, body=None):
     return answer.status
 
 
+def allocator():
+    """The settings of jemalloc as the chart gives them."""
+    return re.search(r"name: _RJEM_MALLOC_CONF\s+value: (\S+)", DEPLOYMENT.read_text())[1]
+
+
 class Operator:
     """The release build, as a process of its own with a certificate of its own."""
 
@@ -97,8 +103,7 @@ class Operator:
         images = {f"STOCK_IMAGE_{part}": part.lower() for part in ("WORKLOADS", "BROKER", "DATABASE", "EDGE")}
         environment = {"KUBECONFIG": str(STATE / "stockpipeline-operator.kubeconfig"), "POD_NAMESPACE": NAMESPACE,
                        "LISTEN": "127.0.0.1:0", "RUST_LOG": "warn", **images,
-                       # As the chart sets them.
-                       "_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:0,slab_sizes:48-640:1"}
+                       "_RJEM_MALLOC_CONF": allocator()}
         def start():
             with open(STATE / "operator.log", "ab") as log:
                 return subprocess.Popen([os.environ["STOCK_BENCH_OPERATOR"], "run"], env=environment, stdout=log, stderr=log)

@@ -219,11 +219,11 @@ impl<'a> Session<'a> {
         }
         let filled = self.pipeline.next_insert();
         if !filled.is_empty() {
-            let mut document = |filled| {
+            let document = |filled| {
                 let id = self.identities.next(u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX));
                 store::document(id, &settings.company, &settings.writer, filled)
             };
-            let documents: Vec<Document> = filled.iter().map(&mut document).collect();
+            let documents: Vec<Document> = filled.iter().map(document).collect();
             let started = Instant::now();
             let insert = async move {
                 if store::insert(windows, &documents).await? == Stored::Settled {
