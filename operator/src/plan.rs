@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::external::External;
 use crate::leaving::{Leaving, Step};
 use crate::names::{self, Part};
-use crate::objects;
+use crate::objects::{self, DatabaseForm};
 use crate::trust::Trusted;
 
 /// Most members of the database (`spec.database.replicas`).
@@ -147,6 +147,8 @@ pub struct Plan {
     pub database: Database,
     /// Its pods: more than wanted while members are leaving.
     pub database_size: Size,
+    /// How its members start.
+    pub database_form: DatabaseForm,
     /// The claim for whose sake no further member is made.
     pub kept_claim: Option<String>,
     /// What broker and database said last of losing a pod.
@@ -245,6 +247,7 @@ impl Plan {
             broker_leaves: None,
             database: spec.database.clone(),
             database_size: Size { pods: spec.database.replicas, free_from: None },
+            database_form: DatabaseForm::default(),
             may_lose_one: MayLoseOne::default(),
             liveview: spec.liveview.clone(),
             edge: spec.edge.clone(),

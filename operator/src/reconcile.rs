@@ -27,7 +27,7 @@ use crate::last_words;
 use crate::leaving;
 use crate::metrics::Metrics;
 use crate::names::{self, Part};
-use crate::objects;
+use crate::objects::{self, DatabaseForm};
 use crate::observe::{self, Said};
 use crate::ownership;
 use crate::plan::{EdgeCertificate, Images, MayLoseOne, Plan, address_annotation};
@@ -98,6 +98,8 @@ pub struct Memory {
     written: Option<(Option<String>, StockPipelineStatus)>,
     /// One more than the highest ordinal of the database's members.
     database: Option<Heard<i32>>,
+    /// How its members start, for while its set is made anew.
+    database_form: DatabaseForm,
     /// The nodes of the broker.
     broker: Option<Heard<BrokerNodes>>,
     /// What the servers were to show last, and whom they were trusted by.
@@ -163,6 +165,7 @@ impl Memory {
         let (wanted, at) = (plan.database.replicas, now);
         let heard = |said| Heard { at, wanted, pods: pods(Part::Database), said };
         self.database = seen.database_members.map(heard).or(self.database);
+        self.database_form = plan.database_form;
         let wanted = plan.broker.replicas;
         let heard = |said| Heard { at, wanted, pods: pods(Part::Broker), said };
         self.broker = seen.broker_nodes.map(heard).or(self.broker);
@@ -518,6 +521,7 @@ impl Context {
         plan.broker_size = Size::new(plan.broker.replicas, broker, claimed(Part::Broker));
         let (of, voting) = &memory.voting;
         plan.voting = if *of == plan.broker.replicas { voting.clone() } else { BTreeSet::new() };
+        plan.database_form = seen.set(Part::Database).map_or(memory.database_form, |set| DatabaseForm::of(set, plan));
         plan.kept_claim = kept;
         plan.broker_leaves = memory.broker.and_then(|heard| heard.said.leaves);
         plan.broker_formed = memory.broker.is_some_and(|heard| heard.said.formed) || self.broker_was_formed(plan);

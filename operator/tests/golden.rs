@@ -11,7 +11,7 @@ use operator::certificates::{self, Authority, Server, Tls};
 use operator::crd::{IssuerReference, StockPipeline};
 use operator::credentials::{Credentials, PartCredentials};
 use operator::names::Part;
-use operator::objects::{self, Objects};
+use operator::objects::{self, DatabaseForm, Objects};
 use operator::plan::{Images, Plan};
 use serde::Serialize;
 use serde_json::json;
@@ -258,17 +258,37 @@ fn the_number_of_replicas_is_in_no_pod_template_of_broker_and_database() {
 }
 
 /// A new operator that builds another template replaces the pods of every broker and database there is. Whoever changes these
-/// fingerprints says so in the change log.
+/// fingerprints gives the database, or the broker, a further form, so that the sets which exist keep theirs.
 #[test]
 fn another_version_of_the_operator_replaces_no_pod_of_broker_and_database() {
     let mut text = String::new();
-    for example in ["demo", "minimal", "production", "symbols"] {
-        for set in build(&read(example)).stateful_sets {
+    for (example, form) in FORMS.into_iter().flat_map(|form| EXAMPLES_OF_SETS.map(|example| (example, form))) {
+        for set in objects::build(&Plan { database_form: form, ..plan(&read(example)) }).stateful_sets {
             let template = serde_json::to_string(&set.spec.unwrap().template).unwrap();
-            text.push_str(&format!("{example} {} {}\n", set.metadata.name.unwrap(), objects::fingerprint(&template)));
+            let (name, fingerprint) = (set.metadata.name.unwrap(), objects::fingerprint(&template));
+            text.push_str(&format!("{example} {name} {form:?} {fingerprint}\n"));
         }
     }
     matches_golden_file("of-templates", text);
+}
+
+const FORMS: [DatabaseForm; 2] = [DatabaseForm::First, DatabaseForm::Second];
+const EXAMPLES_OF_SETS: [&str; 4] = ["demo", "minimal", "production", "symbols"];
+
+#[test]
+fn a_database_keeps_the_form_it_was_made_in_until_something_else_of_its_template_changes() {
+    let pipeline = read("production");
+    let of = |form| Plan { database_form: form, ..plan(&pipeline) };
+    let live = |form| objects::build(&of(form)).stateful_sets.pop().unwrap();
+    let mut scaled = pipeline.clone();
+    scaled.spec.database.replicas = 5;
+    let mut changed = pipeline.clone();
+    changed.spec.database.template.image = Some("docker.io/library/mongo:8.0".into());
+    for form in FORMS {
+        assert_eq!(DatabaseForm::of(&live(form), &plan(&pipeline)), form, "an upgrade alone");
+        assert_eq!(DatabaseForm::of(&live(form), &plan(&scaled)), form, "another number of members");
+        assert_eq!(DatabaseForm::of(&live(form), &plan(&changed)), DatabaseForm::Second, "another image");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! | one program | [`publisher`], [`consumer`], [`liveview`]: `run(settings, …, stop)` and the settings it takes |
 //! | start and end of a process | [`program`], [`telemetry`], [`shutdown`] |
 //! | what a process says of itself | [`health`] |
-//! | connections | [`broker`], [`database`], [`retry`], [`backoff`] |
+//! | connections | [`broker`], [`database`], [`name_service`], [`retry`], [`backoff`] |
 //! | texts of the environment to checked values | [`settings`] |
 
 pub mod backoff;
@@ -17,6 +17,7 @@ pub mod consumer;
 pub mod database;
 pub mod health;
 pub mod liveview;
+pub mod name_service;
 pub mod program;
 pub mod publisher;
 pub mod retry;

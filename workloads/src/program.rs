@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::SettingsError;
-use crate::{shutdown, telemetry};
+use crate::{name_service, shutdown, telemetry};
 
 /// Ends with code 2 and the sentence.
 fn refuse(name: &str, error: &SettingsError) -> ExitCode {
@@ -25,6 +25,7 @@ pub fn main<Settings: fmt::Debug>(
     if let Err(error) = telemetry::start(logs) {
         return refuse(name, &error);
     }
+    name_service::settle();
     // One thread does: measured, it costs less than a pool, and the broker's socket has a thread of its own in lapin.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -4,6 +4,7 @@
 pub mod metrics;
 pub mod outbox;
 pub mod pacer;
+mod patience;
 pub mod prices;
 pub mod settings;
 pub mod speaker;

@@ -92,23 +92,23 @@ async fn every_replica_votes(space: &Space) -> Result<()> {
     .await
 }
 
-/// A node with none of the cluster's own name servers, preferably that of the database's primary. The one publisher moves away from it: both come
-/// back elsewhere only when Kubernetes gives the node up, after a minute.
+/// The node of the database's primary: the worst to lose, and more so where one of the cluster's own name servers runs on it, as on two of three here.
+/// The one publisher moves away from it: both come back elsewhere only when Kubernetes gives the node up, after a minute.
 async fn node_to_lose(space: &Space) -> Result<String> {
     let status = space.api::<StockPipeline>().get(PIPELINE).await?.status.context("there is no status")?;
     let primary = status.database_primary.context("the status names no primary")?;
+    let members = space.pods(PIPELINE, "database").await?;
+    let primary = members.iter().find(|pod| primary.starts_with(&format!("{}.", pod.name_any())));
+    let lost = primary.and_then(node_of).context("the primary has no node")?;
     let name_servers = Api::<Pod>::namespaced(space.client.clone(), "kube-system");
     let name_servers = name_servers.list(&ListParams::default().labels("k8s-app=kube-dns")).await?.items;
-    let members = space.pods(PIPELINE, "database").await?;
-    let serves_names = |pod: &&Pod| name_servers.iter().any(|server| node_of(server) == node_of(pod));
-    let mut candidates: Vec<&Pod> = members.iter().filter(|pod| !serves_names(pod)).collect();
-    candidates.sort_by_key(|pod| !primary.starts_with(&format!("{}.", pod.name_any())));
-    let lost = candidates.first().and_then(|pod| node_of(pod).cloned()).context("each node has a name server")?;
+    let here = name_servers.iter().filter(|server| node_of(server) == Some(lost)).count();
+    println!("{lost} has the primary and {here} of the {} name servers", name_servers.len());
 
-    kubectl(&["cordon", &lost]).await?;
-    let moved = move_publisher(space, &lost).await;
-    kubectl(&["uncordon", &lost]).await?;
-    moved.map(|()| lost)
+    kubectl(&["cordon", lost]).await?;
+    let moved = move_publisher(space, lost).await;
+    kubectl(&["uncordon", lost]).await?;
+    moved.map(|()| lost.clone())
 }
 
 async fn move_publisher(space: &Space, away_from: &String) -> Result<()> {

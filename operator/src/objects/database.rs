@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, KeyToPath, Secret, SecretVolumeSource, Volume};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Container, KeyToPath, PodTemplateSpec, Secret, SecretVolumeSource, Volume};
+use serde_json::to_value;
 
 use super::{Objects, certificates, pod};
 use crate::certificates::key as tls_key;
+use crate::compare::contains;
 use crate::credentials::{REPLICA_SET, key};
 use crate::names::{self, Part};
 use crate::plan::Plan;
@@ -17,6 +20,44 @@ pub(super) const SERVER: &str = "mongod";
 /// User of the upstream image.
 const USER: i64 = 999;
 
+/// What the pods' template says of how a member starts. A set keeps the form it has until something else of its template changes: a newer operator
+/// alone replaces no pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// As the first operators made it.
+    First,
+    /// With [`LEAVES_LOST_SOURCE`] and [`LOOKS_UP_SOON`].
+    #[default]
+    Second,
+}
+
+impl Form {
+    /// That of the set there is, as far as the plan still wants it so.
+    pub fn of(set: &StatefulSet, plan: &Plan) -> Self {
+        let live = set.spec.as_ref().map(|spec| to_value(&spec.template).unwrap_or_default()).unwrap_or_default();
+        let first = to_value(template(plan, Self::First)).unwrap_or_default();
+        if contains(&live, &first) { Self::First } else { Self::Second }
+    }
+}
+
+/// A secondary copies from one member, and when that one vanishes it goes on asking it for six seconds and then once more; meanwhile the new primary of
+/// three members has nobody who acknowledges, so nothing has a majority. With these it asks another one after three seconds (a second's wait for news,
+/// half the election time-out, and these two) and does not ask again. Both are read at the start only (mongod 6.0, `repl_server_parameters.idl`).
+const LEAVES_LOST_SOURCE: &str =
+    " --setParameter oplogNetworkTimeoutBufferSeconds=2 --setParameter oplogFetcherSteadyStateMaxFetcherRestarts=0";
+
+/// A name server of a node that was lost is asked in vain until Kubernetes gives the node up, and a member that needs a new connection, to copy from the
+/// new primary, waited for it half a minute and more. So it does not wait for an answer longer than a second, and tries the cluster's own domain first,
+/// which completes a member's name at once; both as the programs do (`workloads::name_service`).
+const LOOKS_UP_SOON: &str = "\
+while read -r word first others; do
+    cluster=${first#\"$POD_NAMESPACE\".svc.}
+    if [ \"$word\" = search ] && [ \"$cluster\" != \"$first\" ]; then
+        export LOCALDOMAIN=\"$cluster $first $others\" RES_OPTIONS='timeout:1 attempts:1'
+    fi
+done </etc/resolv.conf
+";
+
 /// Adds the database's objects; none when somebody else runs it.
 pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     if plan.database.external.is_some() {
@@ -24,7 +65,6 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
     }
     let selector = names::selector(&plan.name, Part::Database);
     let name = names::part(&plan.name, Part::Database);
-    let credentials = names::credentials(&plan.name, Part::Database);
     let metadata = |name: &str| super::metadata(plan, name.to_owned(), &selector);
 
     objects.secrets.push(Secret {
@@ -39,15 +79,22 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         plan.may_lose_one.database.unwrap_or(plan.database.replicas == 1),
     ));
 
+    let (database, template) = (&plan.database, template(plan, plan.database_form));
+    let set = super::stateful_set(plan, Part::Database, name, plan.database_size.pods, &database.storage, template);
+    objects.stateful_sets.push(set);
+}
+
+fn template(plan: &Plan, form: Form) -> PodTemplateSpec {
     let tls = certificates::of_server(plan, Part::Database);
-    let template = pod::template(pod::Pod {
+    let selector = names::selector(&plan.name, Part::Database);
+    pod::template(pod::Pod {
         selector: &selector,
         annotations: BTreeMap::new(),
         user: USER,
         // On SIGTERM a primary steps down and serves its running operations for up to 15 s before it closes its files. Not longer than
         // needed: half of it is how long Kubernetes waits until it looks again whether a namespace is empty.
         grace: 30,
-        container: container(plan, &name),
+        container: container(plan, form),
         image: &plan.images.database,
         pull_policy: plan.images.pull_policy.as_deref(),
         resources: pod::resources("200m", "512Mi", "1Gi"),
@@ -55,7 +102,7 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
             Volume {
                 name: "credentials".into(),
                 secret: Some(SecretVolumeSource {
-                    secret_name: Some(credentials),
+                    secret_name: Some(names::credentials(&plan.name, Part::Database)),
                     items: Some(vec![KeyToPath { key: key::KEYFILE.into(), path: key::KEYFILE.into(), mode: None }]),
                     default_mode: Some(0o440),
                     optional: None,
@@ -68,21 +115,22 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         .chain(tls.map(|(volume, _)| volume))
         .collect(),
         template: &plan.database.template,
-    });
-    let database = &plan.database;
-    let set = super::stateful_set(plan, Part::Database, name, plan.database_size.pods, &database.storage, template);
-    objects.stateful_sets.push(set);
+    })
 }
 
 /// A member that starts before its own name leads to it does not find itself in the set's configuration and stays out of the set
 /// (state REMOVED), so it waits for its name, at most a minute; until it was found some times in a row, for a cluster has several name servers
 /// and each learns of it in its own time. The key file must be readable by its owner alone, which a
 /// mounted Secret never is.
-fn start(service: &str, tls: &str) -> String {
+fn start(service: &str, tls: &str, form: Form) -> String {
+    let (looks_up, lost_source) = match form {
+        Form::First => ("", ""),
+        Form::Second => (LOOKS_UP_SOON, LEAVES_LOST_SOURCE),
+    };
     format!(
         "\
 set -eu
-host=$POD_NAME.{service}.$POD_NAMESPACE.svc
+{looks_up}host=$POD_NAME.{service}.$POD_NAMESPACE.svc
 tries=0 found=0
 until [ $found -ge 4 ] || [ $tries -ge 200 ]; do
     tries=$((tries + 1))
@@ -92,7 +140,7 @@ done
 umask 077
 rm -f /tmp/keyfile
 cp /run/database/{keyfile} /tmp/keyfile
-exec mongod --replSet {REPLICA_SET} --bind_ip_all --port {PORT} --dbpath /data/db --keyFile /tmp/keyfile --unixSocketPrefix /tmp{tls}
+exec mongod --replSet {REPLICA_SET} --bind_ip_all --port {PORT} --dbpath /data/db --keyFile /tmp/keyfile --unixSocketPrefix /tmp{tls}{lost_source}
 ",
         keyfile = key::KEYFILE,
     )
@@ -109,10 +157,11 @@ fn tls(plan: &Plan) -> String {
     )
 }
 
-fn container(plan: &Plan, service: &str) -> Container {
+fn container(plan: &Plan, form: Form) -> Container {
+    let service = names::part(&plan.name, Part::Database);
     Container {
         name: SERVER.into(),
-        command: Some(vec!["sh".into(), "-c".into(), start(service, &tls(plan))]),
+        command: Some(vec!["sh".into(), "-c".into(), start(&service, &tls(plan), form)]),
         env: Some(vec![
             pod::env("HOME", "/tmp"),
             pod::env_field("POD_NAME", "metadata.name"),

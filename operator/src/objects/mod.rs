@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 pub(crate) use broker::amqp;
 pub use broker::says_formed;
 pub(crate) use certificates::trusted_file;
+pub use database::Form as DatabaseForm;
 
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet,

@@ -20,6 +20,7 @@ use wire::{PriceEvent, Symbol};
 use super::metrics::CompanyMetrics;
 use super::outbox::{Outbox, Pending};
 use super::pacer::Pacer;
+use super::patience::Patience;
 use super::prices::Prices;
 use super::settings::Settings;
 use crate::backoff::Backoff;
@@ -31,8 +32,6 @@ pub const WINDOW: usize = 1000;
 const BLOCK: usize = 500;
 /// How long SIGTERM waits for confirms.
 const LAST_CONFIRMS: Duration = Duration::from_secs(5);
-/// With events under way, so long without a confirm ends the session: not ready, a new connection, and all of them again.
-const NO_CONFIRM: Duration = Duration::from_secs(30);
 /// A pace faster than this wakes up at this rhythm and sends what is due; counting from the start keeps the rate exact.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(2);
 const PERSISTENT: u8 = 2;
@@ -50,6 +49,8 @@ pub struct Speaker {
     left: Option<u64>,
     began: Option<Instant>,
     confirmed: u64,
+    /// Sessions in a row in which nothing was confirmed.
+    silent_sessions: u32,
     confirms: VecDeque<(u64, MaybeDone<PublisherConfirm>)>,
 }
 
@@ -71,6 +72,7 @@ impl Speaker {
             left: settings.count,
             began: None,
             confirmed: 0,
+            silent_sessions: 0,
             confirms: VecDeque::new(),
         }
     }
@@ -101,18 +103,18 @@ impl Speaker {
         // Confirms of an earlier channel never come; their events are all still in the outbox.
         self.confirms.clear();
         let unconfirmed = self.outbox.take_all();
-        self.send_again(&channel, unconfirmed).await?;
+        let mut patience = Patience::new(self.silent_sessions);
+        self.silent_sessions = self.silent_sessions.saturating_add(1);
+        patience.with(connection, self.send_again(&channel, unconfirmed)).await?;
         let mut backoff = Backoff::default();
         let start = Instant::now();
         let mut pacer = Pacer::new(self.interval);
-        let mut quiet_since = start;
         while !stop.is_cancelled() {
-            if self.hear()? || self.outbox.is_empty() {
-                quiet_since = Instant::now();
-            } else if quiet_since.elapsed() >= NO_CONFIRM {
-                return Err(anyhow!(
-                    "the broker confirmed nothing for {NO_CONFIRM:?}: is it short of memory or disk, has the queue a majority"
-                ));
+            if self.hear()? {
+                self.silent_sessions = 0;
+                patience = Patience::new(0);
+            } else if self.outbox.is_empty() {
+                patience.begin();
             }
             if self.is_done() {
                 break;
@@ -126,7 +128,7 @@ impl Speaker {
                 }
                 channel = self.open(connection).await?;
                 let refused = self.outbox.take_refused();
-                self.send_again(&channel, refused).await?;
+                patience.with(connection, self.send_again(&channel, refused)).await?;
                 continue;
             }
             let room =
@@ -134,7 +136,7 @@ impl Speaker {
             let due = if self.may_send() { pacer.take(start.elapsed(), room) } else { 0 };
             if due > 0 {
                 backoff.reset();
-                self.send_new(&channel, due).await?;
+                patience.with(connection, self.send_new(&channel, due)).await?;
                 // Sending may never really wait; the others of this thread must get their turn.
                 tokio::task::yield_now().await;
                 continue;
@@ -147,7 +149,7 @@ impl Speaker {
                 () = stop.cancelled() => {}
                 () = async { match wake { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
                 () = Self::next_confirm(&mut self.confirms, self.interval == 0.0) => {}
-                () = sleep_until(quiet_since + NO_CONFIRM), if !self.outbox.is_empty() => {}
+                error = patience.end(connection), if !self.outbox.is_empty() => return Err(error),
             }
         }
         self.finish(connection).await?;
