@@ -303,7 +303,7 @@ impl Target<'_> {
     async fn sync_jobs(&mut self, store: &Children<Job>, wanted: Vec<Job>) {
         let outdated = |job: &Job| {
             let live = self.known_one(store, &job.name_any()).filter(|live| self.owns(live));
-            live.is_some_and(|live| live.annotations().get(names::APPLIED) != Some(&hash_of(&to_value(job))))
+            live.is_some_and(|live| live.annotations().get(names::APPLIED) != Some(&applied(job)))
         };
         let wanted = wanted.into_iter().filter(|job| !outdated(job)).collect();
         self.sync(store, wanted).await;
@@ -471,7 +471,16 @@ impl Target<'_> {
     }
 }
 
+/// Whether a live object is what an earlier pass, of whatever operator, made of exactly this.
+pub(crate) fn was_applied<K: Resource + Serialize>(live: &K, wanted: &K) -> bool {
+    live.annotations().get(names::APPLIED) == Some(&applied(wanted))
+}
+
 /// The value of the annotation [`names::APPLIED`] for an object as it is built.
+pub fn applied<K: Serialize>(object: &K) -> String {
+    hash_of(&to_value(object))
+}
+
 fn hash_of(object: &Value) -> String {
     fingerprint(&object.to_string())
 }

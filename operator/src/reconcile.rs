@@ -98,8 +98,6 @@ pub struct Memory {
     written: Option<(Option<String>, StockPipelineStatus)>,
     /// One more than the highest ordinal of the database's members.
     database: Option<Heard<i32>>,
-    /// How its members start, for while its set is made anew.
-    database_form: DatabaseForm,
     /// The nodes of the broker.
     broker: Option<Heard<BrokerNodes>>,
     /// What the servers were to show last, and whom they were trusted by.
@@ -165,7 +163,6 @@ impl Memory {
         let (wanted, at) = (plan.database.replicas, now);
         let heard = |said| Heard { at, wanted, pods: pods(Part::Database), said };
         self.database = seen.database_members.map(heard).or(self.database);
-        self.database_form = plan.database_form;
         let wanted = plan.broker.replicas;
         let heard = |said| Heard { at, wanted, pods: pods(Part::Broker), said };
         self.broker = seen.broker_nodes.map(heard).or(self.broker);
@@ -521,7 +518,7 @@ impl Context {
         plan.broker_size = Size::new(plan.broker.replicas, broker, claimed(Part::Broker));
         let (of, voting) = &memory.voting;
         plan.voting = if *of == plan.broker.replicas { voting.clone() } else { BTreeSet::new() };
-        plan.database_form = seen.set(Part::Database).map_or(memory.database_form, |set| DatabaseForm::of(set, plan));
+        plan.database_form = DatabaseForm::of(seen.set(Part::Database), &seen.pods, plan);
         plan.kept_claim = kept;
         plan.broker_leaves = memory.broker.and_then(|heard| heard.said.leaves);
         plan.broker_formed = memory.broker.is_some_and(|heard| heard.said.formed) || self.broker_was_formed(plan);

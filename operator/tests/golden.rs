@@ -3,14 +3,17 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests; clippy.toml only covers the tests themselves
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Container, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::Resource;
+use kube::{Resource, ResourceExt};
+use operator::apply;
 use operator::certificates::x509::Pair;
 use operator::certificates::{self, Authority, Server, Tls};
 use operator::crd::{IssuerReference, StockPipeline};
 use operator::credentials::{Credentials, PartCredentials};
-use operator::names::Part;
+use operator::names::{self, Part};
 use operator::objects::{self, DatabaseForm, Objects};
 use operator::plan::{Images, Plan};
 use serde::Serialize;
@@ -285,10 +288,39 @@ fn a_database_keeps_the_form_it_was_made_in_until_something_else_of_its_template
     let mut changed = pipeline.clone();
     changed.spec.database.template.image = Some("docker.io/library/mongo:8.0".into());
     for form in FORMS {
-        assert_eq!(DatabaseForm::of(&live(form), &plan(&pipeline)), form, "an upgrade alone");
-        assert_eq!(DatabaseForm::of(&live(form), &plan(&scaled)), form, "another number of members");
-        assert_eq!(DatabaseForm::of(&live(form), &plan(&changed)), DatabaseForm::Second, "another image");
+        let mut live = live(form);
+        let of = |live: &StatefulSet, wish| DatabaseForm::of(Some(live), &[], &plan(wish));
+        assert_eq!(of(&live, &pipeline), form, "an upgrade alone");
+        assert_eq!(of(&live, &scaled), form, "another number of members");
+        assert_eq!(of(&live, &changed), DatabaseForm::Second, "another image");
+
+        let applied = apply::applied(&live);
+        live.annotations_mut().insert(names::APPLIED.into(), applied);
+        let template = &mut live.spec.as_mut().unwrap().template;
+        template.spec.as_mut().unwrap().containers.push(Container { name: "somebodys".into(), ..Container::default() });
+        assert_eq!(of(&live, &pipeline), form, "an upgrade of a set to which somebody has added something");
+        assert_eq!(of(&live, &changed), DatabaseForm::Second, "another image of it");
     }
+}
+
+#[test]
+fn while_its_set_is_made_anew_a_database_has_the_form_of_its_pods() {
+    let pipeline = read("production");
+    let pod = |form| {
+        let built = objects::build(&Plan { database_form: form, ..plan(&pipeline) });
+        let template = built.stateful_sets.into_iter().next_back().unwrap().spec.unwrap().template;
+        let metadata = ObjectMeta { name: Some("trading-database-0".into()), ..template.metadata.unwrap() };
+        Pod { metadata, ..Pod::default() }
+    };
+    let of = |pods: &[Pod]| DatabaseForm::of(None, pods, &plan(&pipeline));
+    for form in FORMS {
+        assert_eq!(of(&[pod(form)]), form);
+    }
+    let brokers = Pod {
+        metadata: ObjectMeta { name: Some("trading-broker-0".into()), ..ObjectMeta::default() },
+        ..Pod::default()
+    };
+    assert_eq!(of(&[brokers]), DatabaseForm::Second, "nobody's form has to be kept");
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub fn settle() {
 fn domains(resolv_conf: &str) -> Option<String> {
     let search = resolv_conf.lines().rev().find_map(|line| line.strip_prefix("search "))?;
     let (_, cluster) = search.split_whitespace().find_map(|domain| domain.split_once(".svc."))?;
+    search.split_whitespace().find(|domain| domain.strip_prefix("svc.") == Some(cluster))?;
     let others = search.split_whitespace().filter(|domain| *domain != cluster);
     Some([cluster].into_iter().chain(others).collect::<Vec<_>>().join(" "))
 }
@@ -51,7 +52,7 @@ mod tests {
 
     #[test]
     fn outside_of_a_cluster_nothing_is_set() {
-        for file in ["", "nameserver 10.0.0.1\n", "nameserver 10.0.0.1\nsearch example.com\n"] {
+        for file in ["", "nameserver 10.0.0.1\n", "search example.com\n", "search dev.svc.example.com\n"] {
             assert_eq!(domains(file), None, "{file}");
         }
     }

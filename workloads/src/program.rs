@@ -49,7 +49,7 @@ pub fn main<Settings: fmt::Debug>(
             Err(error) => fail(name, &error),
         }
     });
-    // Dropping it would wait for name look-ups under way, which take a minute when the name server is gone.
+    // Dropping it would wait for name look-ups under way, which take long when the name server is gone.
     runtime.shutdown_background();
     code
 }

@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Container, KeyToPath, PodTemplateSpec, Secret, SecretVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod, PodTemplateSpec, Secret, SecretVolumeSource, Volume};
+use kube::ResourceExt;
 use serde_json::to_value;
 
 use super::{Objects, certificates, pod};
+use crate::apply;
 use crate::certificates::key as tls_key;
+use crate::claims;
 use crate::compare::contains;
 use crate::credentials::{REPLICA_SET, key};
 use crate::names::{self, Part};
@@ -32,11 +35,21 @@ pub enum Form {
 }
 
 impl Form {
-    /// That of the set there is, as far as the plan still wants it so.
-    pub fn of(set: &StatefulSet, plan: &Plan) -> Self {
-        let live = set.spec.as_ref().map(|spec| to_value(&spec.template).unwrap_or_default()).unwrap_or_default();
-        let first = to_value(template(plan, Self::First)).unwrap_or_default();
-        if contains(&live, &first) { Self::First } else { Self::Second }
+    /// That of the set there is, as far as the plan still wants it so. While a set is away, to be made anew around its `pods`, they tell.
+    pub fn of(set: Option<&StatefulSet>, pods: &[Pod], plan: &Plan) -> Self {
+        let Some(live) = set else {
+            let name = names::part(&plan.name, Part::Database);
+            let first = |pod: &&Pod| {
+                claims::ordinal(&name, &pod.name_any()).is_some() && !pod.labels().contains_key(names::FORM)
+            };
+            return pods.iter().find(first).map_or(Self::Second, |_| Self::First);
+        };
+        let first = stateful_set(plan, Self::First);
+        let template =
+            |set: &StatefulSet| set.spec.as_ref().and_then(|spec| to_value(&spec.template).ok()).unwrap_or_default();
+        // Somebody else may have added something to the set: then it does not say the same, but was applied as the same.
+        let is_first = apply::was_applied(live, &first) || contains(&template(live), &template(&first));
+        if is_first { Self::First } else { Self::Second }
     }
 }
 
@@ -48,11 +61,11 @@ const LEAVES_LOST_SOURCE: &str =
 
 /// A name server of a node that was lost is asked in vain until Kubernetes gives the node up, and a member that needs a new connection, to copy from the
 /// new primary, waited for it half a minute and more. So it does not wait for an answer longer than a second, and tries the cluster's own domain first,
-/// which completes a member's name at once; both as the programs do (`workloads::name_service`).
+/// which completes a member's name at once; both as the programs do (`workloads::name_service`), and unless the template's `env` says otherwise.
 const LOOKS_UP_SOON: &str = "\
 while read -r word first others; do
     cluster=${first#\"$POD_NAMESPACE\".svc.}
-    if [ \"$word\" = search ] && [ \"$cluster\" != \"$first\" ]; then
+    if [ \"$word\" = search ] && [ \"$cluster\" != \"$first\" ] && [ -z \"${LOCALDOMAIN-}${RES_OPTIONS-}\" ]; then
         export LOCALDOMAIN=\"$cluster $first $others\" RES_OPTIONS='timeout:1 attempts:1'
     fi
 done </etc/resolv.conf
@@ -79,15 +92,18 @@ pub(super) fn build(plan: &Plan, objects: &mut Objects) {
         plan.may_lose_one.database.unwrap_or(plan.database.replicas == 1),
     ));
 
-    let (database, template) = (&plan.database, template(plan, plan.database_form));
-    let set = super::stateful_set(plan, Part::Database, name, plan.database_size.pods, &database.storage, template);
-    objects.stateful_sets.push(set);
+    objects.stateful_sets.push(stateful_set(plan, plan.database_form));
+}
+
+fn stateful_set(plan: &Plan, form: Form) -> StatefulSet {
+    let (service, storage) = (names::part(&plan.name, Part::Database), &plan.database.storage);
+    super::stateful_set(plan, Part::Database, service, plan.database_size.pods, storage, template(plan, form))
 }
 
 fn template(plan: &Plan, form: Form) -> PodTemplateSpec {
     let tls = certificates::of_server(plan, Part::Database);
     let selector = names::selector(&plan.name, Part::Database);
-    pod::template(pod::Pod {
+    let mut template = pod::template(pod::Pod {
         selector: &selector,
         annotations: BTreeMap::new(),
         user: USER,
@@ -115,7 +131,12 @@ fn template(plan: &Plan, form: Form) -> PodTemplateSpec {
         .chain(tls.map(|(volume, _)| volume))
         .collect(),
         template: &plan.database.template,
-    })
+    });
+    if form == Form::Second {
+        let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
+        labels.insert(names::FORM.into(), "second".into());
+    }
+    template
 }
 
 /// A member that starts before its own name leads to it does not find itself in the set's configuration and stays out of the set

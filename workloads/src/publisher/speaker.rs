@@ -20,7 +20,7 @@ use wire::{PriceEvent, Symbol};
 use super::metrics::CompanyMetrics;
 use super::outbox::{Outbox, Pending};
 use super::pacer::Pacer;
-use super::patience::Patience;
+use super::patience::{self, Patience};
 use super::prices::Prices;
 use super::settings::Settings;
 use crate::backoff::Backoff;
@@ -49,8 +49,7 @@ pub struct Speaker {
     left: Option<u64>,
     began: Option<Instant>,
     confirmed: u64,
-    /// Sessions in a row in which nothing was confirmed.
-    silent_sessions: u32,
+    patience_ended: patience::Ended,
     confirms: VecDeque<(u64, MaybeDone<PublisherConfirm>)>,
 }
 
@@ -72,7 +71,7 @@ impl Speaker {
             left: settings.count,
             began: None,
             confirmed: 0,
-            silent_sessions: 0,
+            patience_ended: patience::Ended::default(),
             confirms: VecDeque::new(),
         }
     }
@@ -103,16 +102,14 @@ impl Speaker {
         // Confirms of an earlier channel never come; their events are all still in the outbox.
         self.confirms.clear();
         let unconfirmed = self.outbox.take_all();
-        let mut patience = Patience::new(self.silent_sessions);
-        self.silent_sessions = self.silent_sessions.saturating_add(1);
+        let mut patience = Patience::new(&self.patience_ended);
         patience.with(connection, self.send_again(&channel, unconfirmed)).await?;
         let mut backoff = Backoff::default();
         let start = Instant::now();
         let mut pacer = Pacer::new(self.interval);
         while !stop.is_cancelled() {
             if self.hear()? {
-                self.silent_sessions = 0;
-                patience = Patience::new(0);
+                patience.heard();
             } else if self.outbox.is_empty() {
                 patience.begin();
             }
@@ -128,6 +125,8 @@ impl Speaker {
                 }
                 channel = self.open(connection).await?;
                 let refused = self.outbox.take_refused();
+                // What was refused before the pause could not be confirmed in it.
+                patience.begin();
                 patience.with(connection, self.send_again(&channel, refused)).await?;
                 continue;
             }
