@@ -303,7 +303,7 @@ impl Target<'_> {
     async fn sync_jobs(&mut self, store: &Children<Job>, wanted: Vec<Job>) {
         let outdated = |job: &Job| {
             let live = self.known_one(store, &job.name_any()).filter(|live| self.owns(live));
-            live.is_some_and(|live| live.annotations().get(names::APPLIED) != Some(&applied(job)))
+            live.is_some_and(|live| !was_applied(&live, job))
         };
         let wanted = wanted.into_iter().filter(|job| !outdated(job)).collect();
         self.sync(store, wanted).await;

@@ -9,7 +9,7 @@ const DOMAINS: &str = "LOCALDOMAIN";
 /// Further settings, over those of the file.
 const OPTIONS: &str = "RES_OPTIONS";
 /// A name server of a node that was lost is asked in vain until Kubernetes gives the node up, most of a minute. A question goes to one of the servers by
-/// its port number, so waiting for an answer, or asking again by the same port, does not help (by default it is 15 s): asking anew does.
+/// its port number, so waiting for an answer, or asking again by the same port, does not help: asking anew does.
 const SOON: &str = "timeout:1 attempts:1";
 
 /// Executes the program again with the settings; returns at once where there is nothing to set, or somebody else did.

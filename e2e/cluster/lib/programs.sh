@@ -66,6 +66,18 @@ build_kwok() {
 
 install_kwok() { go_install kwok "sigs.k8s.io/kwok/cmd/kwok@v$KWOK_VERSION" "$(kwok_binary)"; }
 
+CERT_MANAGER_SOURCE=$REPOSITORY/e2e/cert-manager
+
+cert_manager_binary() { echo "$CACHE/bin/cert-manager-$(hash_of "$CERT_MANAGER_SOURCE/main.go" "$CERT_MANAGER_SOURCE/go.mod")"; }
+
+ensure_cert_manager() { [[ -x $(cert_manager_binary) ]] || exclusively cert-manager build_cert_manager "$(cert_manager_binary)"; }
+
+build_cert_manager() {
+    [[ ! -x $1 ]] || return 0
+    step "cert-manager built" logged "$CACHE/log/cert-manager.log" go_build "$CERT_MANAGER_SOURCE" "$1" ""
+    remove_older "$CACHE/bin/cert-manager" "$1"
+}
+
 # The folder with one link per command; a program with its own name is what `ps` then shows.
 kubernetes_links() {
     local command

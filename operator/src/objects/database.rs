@@ -39,10 +39,10 @@ impl Form {
     pub fn of(set: Option<&StatefulSet>, pods: &[Pod], plan: &Plan) -> Self {
         let Some(live) = set else {
             let name = names::part(&plan.name, Part::Database);
-            let first = |pod: &&Pod| {
+            let first = |pod: &Pod| {
                 claims::ordinal(&name, &pod.name_any()).is_some() && !pod.labels().contains_key(names::FORM)
             };
-            return pods.iter().find(first).map_or(Self::Second, |_| Self::First);
+            return if pods.iter().any(first) { Self::First } else { Self::Second };
         };
         let first = stateful_set(plan, Self::First);
         let template =

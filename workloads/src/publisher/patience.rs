@@ -100,8 +100,8 @@ mod tests {
         assert_eq!(bound(u32::MAX, false), LONGEST);
     }
 
-    #[tokio::test]
-    async fn a_session_with_confirms_takes_back_one_that_had_none_and_no_more() {
+    #[test]
+    fn a_session_with_confirms_takes_back_one_that_had_none_and_no_more() {
         let ended = Ended::new(AtomicU32::new(3));
         let mut patience = Patience::new(&ended);
         patience.begin();
