@@ -28,6 +28,13 @@ async function on(windows, body, { size = { width: 1280, height: 800 }, path = '
   }
 }
 
+// Keeps requests waiting until they are released.
+async function hold(page, address) {
+  const held = {}, released = new Promise(done => { held.release = done; });
+  await page.route(address, async route => { await released; await route.continue(); });
+  return held;
+}
+
 const shows = (page, company, price) => page.waitForFunction(([company, price]) =>
   document.querySelector(`[data-company="${company}"] .figure`)?.textContent === price, [company, price]);
 const three = () => [...walk('AAPL', 80, { price: 190 }), ...walk('MSFT', 80, { price: 410 }), ...walk('TSLA', 80, { price: 250 })];
@@ -77,6 +84,29 @@ describe('prices', () => {
   });
 });
 
+describe('a reader', () => {
+  test('finds a company however its symbol is written', () => on([...walk('btc-usd', 2), ...walk('MSFT', 2)], async page => {
+    for (const text of ['btc-usd', 'BTC', 'Usd']) {
+      await page.getByRole('searchbox').fill('');
+      await page.getByText('2 companies', { exact: true }).waitFor();
+      await page.getByRole('searchbox').fill(text);
+      await page.getByText('1 of 2 companies').waitFor();
+      assert.ok(await row(page, 'btc-usd').isVisible(), text);
+    }
+  }));
+
+  // So Chromium names the language of a system whose locale is C.
+  test('without a language sees prices and tables, and that the chart cannot be shown', () => on(walk('MSFT', 5), async page => {
+    await figure(page, 'MSFT').waitFor();
+    await page.getByRole('link', { name: 'MSFT', exact: true }).click();
+    await page.getByText('The chart cannot be shown; the table below has the same figures.').waitFor();
+    assert.equal(await page.locator('#windows tbody tr').count(), 5);
+    assert.ok(await page.locator('#chart').isHidden());
+    assert.deepEqual(await violations(page), []);
+  }, { prepare: page => page.addInitScript(() => Object.defineProperties(navigator, {
+    language: { value: 'en-US@posix' }, languages: { value: ['en-US@posix'] } })) }));
+});
+
 describe('the connection', () => {
   test('goes to the next pod when its own dies, without a reload, and with the news that came meanwhile', () => on(three(), async (page, liveview) => {
     await state(page, 'live');
@@ -107,14 +137,21 @@ describe('the connection', () => {
     const sleeper = await launch();
     await on(three(), async (page, liveview) => {
       await state(page, 'live');
+      await row(page, 'AAPL').getByText(/^60 windows from/).waitFor({ state: 'attached' });
       liveview.toBrowser.pull();
-      await liveview.insert(next('AAPL', 888, { _id: undefined }));
+      await liveview.insert(next('AAPL', 800, { window: 80, _id: undefined }), next('AAPL', 888, { window: 81, _id: undefined }));
       await page.clock.fastForward('03:00:00');
       await state(page, 'lost');
+      assert.equal(await row(page, 'MSFT').locator('.note').textContent(), '', 'nobody has told yet that it was silent');
+      const lines = await hold(page, '**/api/sparklines*');
       liveview.toBrowser.mend();
       await page.evaluate(() => window.dispatchEvent(new Event('online')));
       await shows(page, 'AAPL', '888.00');
       await state(page, 'live');
+      const change = row(page, 'AAPL').locator('.change');
+      assert.equal(await change.textContent(), '–', 'the window before was missed');
+      lines.release();
+      await change.getByText('+88.00').waitFor();
     }, { own: sleeper, prepare: page => page.clock.install() }).finally(sleeper.close);
   });
 
@@ -145,12 +182,14 @@ describe('what does not come', () => {
   }));
 
   test('a company whose consumer is not ready is named, with how long it waits; one that is merely slow is not', () => on(
-    [...walk('AAPL', 5, { ago: 40_000 }), ...walk('MSFT', 5, { ago: 40_000 }), ...walk('SLOW', 5, { ago: 40_000, seconds: 900 })],
+    [...walk('AAPL', 5, { ago: 40_000 }), ...walk('MSFT', 5, { ago: 40_000 }), ...walk('SLOW', 5, { ago: 40_000, seconds: 900 }),
+     ...walk('LATE', 5, { ago: 40_000 }).map(window => ({ ...window, _id: undefined }))],
     async (page, liveview) => {
       await row(page, 'AAPL').getByText(/no window for \d+ s: consumer of AAPL not ready$/).waitFor();
       await page.locator('#notice').getByText(/AAPL: no window for \d+ s: consumer of AAPL not ready since/).waitFor();
       assert.match(await row(page, 'MSFT').locator('.note').textContent(), /^⚠ no window for \d+ s$/, 'nothing is known of its consumer');
       assert.equal(await row(page, 'SLOW').locator('.note').textContent(), '');
+      assert.equal(await row(page, 'LATE').locator('.note').textContent(), '', 'its trades are old, its window is new');
       assert.deepEqual(await violations(page), []);
       await liveview.lease('AAPL', -60_000);
       await liveview.insert(next('AAPL', 5, { _id: undefined }));
@@ -200,6 +239,54 @@ describe('a company', () => {
     assert.deepEqual(heard.complaints, []);
     assert.deepEqual(heard.strangers, []);
   }));
+
+  test('asks for older windows once, however often the button is pressed', () => on(walk('MSFT', 200), async page => {
+    const rows = count => page.waitForFunction(count => document.querySelectorAll('#windows tbody tr').length === count, count);
+    const older = page.getByRole('button', { name: 'Older windows' });
+    await rows(30);
+    for (const count of [60, 90, 120]) {
+      await older.click();
+      await rows(count);
+    }
+    const asked = [];
+    page.on('request', request => { if (request.url().includes('before=')) asked.push(request.url()); });
+    const answers = await hold(page, '**/windows?*');
+    await older.dblclick();
+    assert.ok(await older.isDisabled());
+    answers.release();
+    await rows(150);
+    await older.and(page.locator(':enabled')).waitFor();
+    assert.equal(asked.length, 1);
+    const numbers = await page.locator('#windows tbody th').allTextContents();
+    assert.deepEqual(numbers, Array.from({ length: 150 }, (_, index) => `#${199 - index}`));
+  }, { path: '#/MSFT' }));
+
+  test('whose windows did not all arrive reads them again, and keeps what was paged in', async () => {
+    let losing = false, lost;
+    await on(walk('MSFT', 200), async (page, liveview) => {
+      const numbers = page.locator('#windows tbody th');
+      for (const count of [30, 60, 90, 120, 150]) {
+        if (count > 30) await page.getByRole('button', { name: 'Older windows' }).click();
+        await page.waitForFunction(count => document.querySelectorAll('#windows tbody tr').length === count, count);
+      }
+      losing = true;
+      const missed = new Promise(done => { lost = done; });
+      await liveview.insert(next('MSFT', 500, { window: 200, _id: undefined }));
+      await missed;
+      losing = false;
+      await liveview.insert(next('MSFT', 510, { window: 201, _id: undefined }));
+      await page.waitForFunction(() => document.querySelector('#company-price').textContent === '510.00');
+      assert.match(await page.locator('#company-change').textContent(), /^–$|^▲\+10\.00/, 'never against the window before the missed one');
+      await page.waitForFunction(() => document.querySelector('#windows tbody th').textContent === '#201');
+      assert.deepEqual(await numbers.allTextContents(), Array.from({ length: 150 }, (_, index) => `#${201 - index}`));
+      assert.match(await page.locator('#company-change').textContent(), /^▲\+10\.00/);
+    }, { path: '#/MSFT', prepare: page => page.routeWebSocket(/ws/, socket => {
+      socket.connectToServer().onMessage(message => {
+        if (!losing) return socket.send(message);
+        if (JSON.parse(message).prices.length) lost();
+      });
+    }) });
+  });
 
   test('whose symbol has signs of its own opens from its address', () => on(walk('^GSPC', 5), async page => {
     await page.getByRole('heading', { name: '^GSPC' }).waitFor();

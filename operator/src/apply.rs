@@ -408,13 +408,13 @@ impl Target<'_> {
                 ownership::is_ours(*claim, &self.plan.name, &self.plan.owner.uid)
                     && claims::is_leftover(&set, size, claim, pod_exists)
             });
-            let left: Vec<&PersistentVolumeClaim> = left.collect();
-            // A node that leaves the broker hands over what it holds and is reset: nothing is left to retain.
-            if part == Part::Database && self.plan.deletion_policy == DeletionPolicy::Retain {
-                self.keep_all(&kind, left).await;
-            } else {
-                self.prune_all(&kind, left.into_iter().map(|claim| &claim.metadata).collect()).await;
-            }
+            // A node that leaves the broker hands over what it holds and is reset, and a claim that never had a volume holds nothing: there is
+            // nothing to retain. What was kept once goes with the pipeline at the soonest, whatever it says today.
+            let retains = part == Part::Database && self.plan.deletion_policy == DeletionPolicy::Retain;
+            let (kept, unwanted): (Vec<_>, Vec<_>) =
+                left.partition(|claim| claims::is_kept(claim) || (retains && claims::has_volume(claim)));
+            self.keep_all(&kind, kept).await;
+            self.prune_all(&kind, unwanted.into_iter().map(|claim| &claim.metadata).collect()).await;
         }
     }
 

@@ -54,14 +54,18 @@ pub fn running<'a>(set: &str, pods: impl IntoIterator<Item = &'a Pod>) -> i32 {
 
 /// One more than the highest ordinal with a volume. A claim that was never bound holds nothing, and what a member left behind is history.
 pub fn claimed<'a>(set: &str, claims: impl IntoIterator<Item = &'a PersistentVolumeClaim>) -> i32 {
-    let bound = |claim: &&PersistentVolumeClaim| claim.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some());
     claims
         .into_iter()
-        .filter(bound)
+        .filter(|claim| has_volume(claim))
         .filter(|claim| !is_kept(claim))
         .filter_map(|claim| claim_ordinal(set, &claim.name_any()))
         .max()
         .map_or(0, |highest| highest + 1)
+}
+
+/// Whether a claim has, or had, a volume that something may be written on.
+pub fn has_volume(claim: &PersistentVolumeClaim) -> bool {
+    claim.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some())
 }
 
 /// Whether a claim holds the data of a member that left, and stays because the pipeline's data is to be retained.

@@ -69,6 +69,12 @@ impl Role {
         if generation == 0 { name.to_owned() } else { format!("{name}-{generation}") }
     }
 
+    /// The generation of a user of this role by its name.
+    fn generation_of(self, part: Part, name: &str) -> u32 {
+        let number = name.strip_prefix(&self.user(part, 0)).and_then(|end| end.strip_prefix('-'));
+        number.and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
     fn key(self, part: Part, of: &str) -> String {
         match (part, self) {
             (Part::Broker, Self::Administrator) => of.to_owned(),
@@ -217,7 +223,9 @@ impl PartCredentials {
         let must =
             |key: String| value(secret, &key).ok_or_else(|| Error::IncompleteSecret { name: secret.name_any(), key });
         let number = match value(secret, key::GENERATION) {
-            None => 0,
+            // Whoever restored it by hand took the user's name from a file, and no number.
+            None => value(secret, &Role::Administrator.username_key(part))
+                .map_or(0, |name| Role::Administrator.generation_of(part, &name)),
             Some(text) => text
                 .parse()
                 .map_err(|_| Error::IncompleteSecret { name: secret.name_any(), key: key::GENERATION.to_owned() })?,
@@ -290,6 +298,19 @@ mod tests {
             credentials.next = Some(Generation::generate(part, 4));
             assert!(PartCredentials::read(part, &secret(&credentials)).unwrap() == credentials);
         }
+    }
+
+    #[test]
+    fn a_secret_restored_by_hand_is_of_the_generation_that_its_user_is_of() {
+        let restored = |data: &[(&str, &str)]| {
+            let data = data.iter().map(|(key, text)| ((*key).to_owned(), ByteString(text.as_bytes().to_vec())));
+            let secret = Secret { data: Some(data.collect()), ..Secret::default() };
+            PartCredentials::read(Part::Broker, &secret).unwrap().current.account(Role::Administrator).name
+        };
+        let without = [("password", "p"), ("erlang-cookie", "c")];
+        assert_eq!(restored(&without), "stockpipeline");
+        assert_eq!(restored(&[&without[..], &[("username", "stockpipeline-2")]].concat()), "stockpipeline-2");
+        assert_eq!(restored(&[&without[..], &[("username", "stockpipeline")]].concat()), "stockpipeline");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Companies that were taken out of the resource and are not yet gone: what they were, and how far they are; pure.
-//! Rule: the consumers' Deployment is the memory; it goes last, when nothing of the company is left, so any step can be repeated.
+//! Rule: the consumers' Deployment is the memory; it goes last, when nothing of the company is left, so any step can be repeated. Of one that somebody
+//! else deleted before that, the status remembers enough to go on.
 
 use std::collections::BTreeSet;
 
@@ -9,9 +10,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::broker::{DeleteQueue, Removed};
-use crate::crd::{self, OnRemove, StockPipelineSpec};
+use crate::crd::{self, CompanyStatus, OnRemove, StockPipelineSpec};
 use crate::names::{self, Part};
 use crate::plan::{Company, Plan};
+use crate::pods::is_over;
 use crate::rest::Rest;
 use crate::status::Seen;
 
@@ -85,27 +87,38 @@ pub fn written(company: &crd::Company) -> String {
     serde_json::to_string(&company).unwrap_or_default()
 }
 
-/// The companies on their way out: those with consumers here that the resource no longer names. `pods` are the pipeline's.
+/// The companies on their way out: those with consumers here that the resource no longer names, and those that were on their way `before` and have
+/// lost theirs. `pods` are the pipeline's.
 pub fn companies(
     pipeline: &str,
     spec: &StockPipelineSpec,
-    deployments: &[Deployment],
-    pods: &[Pod],
+    before: &[CompanyStatus],
+    (deployments, pods): (&[Deployment], &[Pod]),
     known: &Known,
     now: Timestamp,
 ) -> Vec<Leaving> {
-    let mut leaving: Vec<Leaving> = deployments
-        .iter()
-        .filter(|deployment| names::is_of(*deployment, Part::Consumer))
-        .filter_map(|deployment| {
-            let written = remembered(deployment)?;
+    let consumers = deployments.iter().filter(|deployment| names::is_of(*deployment, Part::Consumer));
+    let of_consumers = consumers.filter_map(|deployment| {
+        let written = remembered(deployment)?;
+        let name = names::company(pipeline, Part::Consumer, &names::slug(&written.symbol));
+        let stopped = deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(0);
+        (deployment.name_any() == name).then_some((written, stopped))
+    });
+    let mut found: Vec<(crd::Company, bool)> = of_consumers.collect();
+    let lost = before.iter().filter(|status| found.iter().all(|(written, _)| written.symbol != status.symbol));
+    let lost = lost.filter_map(|status| {
+        let on_remove = status.leaving?;
+        Some((crd::Company { on_remove, ..crd::Company::named(&status.symbol) }, false))
+    });
+    found.extend(lost.collect::<Vec<_>>());
+    let mut leaving: Vec<Leaving> = found
+        .into_iter()
+        .filter_map(|(written, stopped)| {
             let symbol = &written.symbol;
-            let name = names::company(pipeline, Part::Consumer, &names::slug(symbol));
             let stays = spec.companies.iter().any(|company| company.symbol == *symbol);
-            if stays || deployment.name_any() != name || written.on_remove == OnRemove::Retain {
+            if stays || written.on_remove == OnRemove::Retain {
                 return None;
             }
-            let stopped = deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(0);
             let seen = SeenOf {
                 left: known.rest.of(symbol, now),
                 absent: known.absent.contains(symbol),
@@ -121,10 +134,11 @@ pub fn companies(
     leaving
 }
 
-/// Whether a publisher or consumer of a company runs or may still run.
+/// Whether a publisher or consumer of a company runs or may still run. A pod that was evicted stays as an object for ever and does neither.
 pub(crate) fn has_pods(symbol: &str, part: Part, pods: &[Pod]) -> bool {
     let slug = names::slug(symbol);
-    pods.iter().any(|pod| names::is_of(pod, part) && pod.labels().get(names::COMPANY) == Some(&slug))
+    let is_of = |pod: &Pod| names::is_of(pod, part) && pod.labels().get(names::COMPANY) == Some(&slug);
+    pods.iter().any(|pod| is_of(pod) && !is_over(pod))
 }
 
 /// The company that a Deployment of consumers is of. One of an older operator, or one that somebody edited, is drained.
@@ -221,6 +235,30 @@ mod tests {
     fn a_company_without_a_queue_whose_programs_run_is_not_gone() {
         let seen = SeenOf { absent: true, gone: true, ..running() };
         assert_eq!(step(DRAIN, &seen), Some(Step::Stop), "they may make it anew");
+    }
+
+    #[test]
+    fn a_consumer_that_its_node_evicted_long_ago_keeps_no_company_on_its_way_out() {
+        let mut pod = Pod::default();
+        let labels = names::labels(&names::selector("demo", Part::Consumer));
+        pod.labels_mut().extend(labels);
+        pod.labels_mut().insert(names::COMPANY.into(), names::slug("MSFT"));
+        assert!(has_pods("MSFT", Part::Consumer, std::slice::from_ref(&pod)));
+        pod.status.get_or_insert_default().phase = Some("Failed".into());
+        assert!(!has_pods("MSFT", Part::Consumer, &[pod]));
+    }
+
+    #[test]
+    fn a_company_whose_consumers_somebody_deleted_goes_on_leaving_and_one_that_is_through_does_not_come_back() {
+        let spec: StockPipelineSpec = serde_json::from_str(r#"{"companies": [{"symbol": "AAPL"}]}"#).unwrap();
+        let status =
+            |symbol: &str, leaving| CompanyStatus { symbol: symbol.into(), leaving, ..CompanyStatus::default() };
+        let before = [status("AAPL", None), status("MSFT", Some(DRAIN)), status("TSLA", None)];
+        let leaving = |known: &Known| companies("demo", &spec, &before, (&[], &[]), known, Timestamp::UNIX_EPOCH);
+        let [msft] = &leaving(&Known::default())[..] else { panic!("one is on its way") };
+        assert_eq!((msft.company.symbol.as_str(), msft.step), ("MSFT", Step::Drain));
+        let through = BTreeSet::from(["MSFT".to_owned()]);
+        assert_eq!(leaving(&Known { gone: through.clone(), absent: through, ..Known::default() }), []);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::claims;
 use crate::database::windows::{self, Latest};
 use crate::database::{self, DatabaseError, drain, rotation};
 use crate::external::{self, BrokerAddress, DatabaseAddress};
-use crate::leaving::Leaving;
+use crate::leaving::{Leaving, Step};
 use crate::names::{self, Part};
 use crate::plan::Plan;
 use crate::roll;
@@ -145,6 +145,7 @@ pub async fn systems(
         seen.primary.is_some() || seen.database.as_ref().is_some_and(|database| database.waiting_for.is_none());
     if writable {
         tell(plan, told, seen).await;
+        forget(plan).await;
     }
     if figures && writable && matches!(&plan.external.broker, Some(Ok(address)) if address.management.is_none()) {
         held_by_ours(plan, seen).await;
@@ -330,5 +331,18 @@ async fn tell(plan: &Plan, told: &BTreeSet<String>, seen: &mut Seen) {
         // Nothing that somebody else's database answers is repeated.
         Err(_) if !ours => tracing::warn!("cannot tell the consumers what is drained, to be tried again"),
         Err(error) => tracing::warn!(%error, "cannot tell the consumers what is drained, to be tried again"),
+    }
+}
+
+/// Forgets the consumers of companies of which only the queue is left.
+async fn forget(plan: &Plan) {
+    let ended = plan.leaving.iter().filter(|leaving| leaving.step == Step::Delete);
+    let ended: BTreeSet<String> = ended.map(|leaving| leaving.company.symbol.clone()).collect();
+    let Some((url, ours)) = database_url(plan).filter(|_| !ended.is_empty()) else { return };
+    match drain::forget(&url, MONGODB_DB, MONGODB_COLLECTION, &ended).await {
+        Ok(()) => {}
+        // Nothing that somebody else's database answers is repeated.
+        Err(_) if !ours => tracing::warn!("cannot forget the consumers of companies that are gone"),
+        Err(error) => tracing::warn!(%error, "cannot forget the consumers of companies that are gone"),
     }
 }

@@ -7,6 +7,7 @@ use crate::broker::QueueReport;
 use crate::crd::CompanyStatus;
 use crate::leaving;
 use crate::names::{self, Part};
+use crate::pods::is_over;
 use crate::status::{self, Seen, reason};
 
 /// The condition's type. It is there while `spec.paused` is.
@@ -16,7 +17,7 @@ const NAMED: usize = 3;
 
 /// The condition of a pipeline that is to be paused. `companies` are what the status says of them.
 pub(crate) fn condition(seen: &Seen, companies: &[CompanyStatus]) -> Condition {
-    let publishers = seen.pods.iter().filter(|pod| names::is_of(*pod, Part::Publisher)).count();
+    let publishers = seen.pods.iter().filter(|pod| names::is_of(*pod, Part::Publisher) && !is_over(pod)).count();
     let staying: Vec<&CompanyStatus> = companies.iter().filter(|company| company.leaving.is_none()).collect();
     let undrained: Vec<&&CompanyStatus> = staying.iter().filter(|company| company.left != Some(0)).collect();
     if publishers == 0 && undrained.is_empty() {

@@ -149,6 +149,8 @@ pub struct Plan {
     pub database_size: Size,
     /// How its members start.
     pub database_form: DatabaseForm,
+    /// Secret and key that the running programs read an address from, where the resource names another one that cannot be read.
+    pub read_now: BTreeMap<Part, (String, String)>,
     /// The claim for whose sake no further member is made.
     pub kept_claim: Option<String>,
     /// What broker and database said last of losing a pod.
@@ -248,6 +250,7 @@ impl Plan {
             database: spec.database.clone(),
             database_size: Size { pods: spec.database.replicas, free_from: None },
             database_form: DatabaseForm::default(),
+            read_now: BTreeMap::new(),
             may_lose_one: MayLoseOne::default(),
             liveview: spec.liveview.clone(),
             edge: spec.edge.clone(),
@@ -272,6 +275,9 @@ impl Plan {
 
     /// Secret and key of the address by which programs reach broker or database.
     pub fn address(&self, part: Part) -> (String, &str) {
+        if let Some((secret, key)) = self.read_now.get(&part) {
+            return (secret.clone(), key);
+        }
         let external = match part {
             Part::Broker => self.broker.external.as_ref().map(|external| (&external.secret, &external.key)),
             _ => self.database.external.as_ref().map(|external| (&external.secret, &external.key)),

@@ -101,8 +101,13 @@ pub fn obstacle(pod: &Pod, now: Timestamp) -> Option<String> {
 
 /// On its way out, or out: what replaces it speaks for itself.
 fn has_ended(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() || is_over(pod)
+}
+
+/// Whether all programs of a pod have ended for good; the object stays until somebody removes it.
+pub(crate) fn is_over(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Failed" | "Succeeded"))
+    matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 /// The pod's field of the spec, which holds its template.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::EnvVar;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
@@ -14,6 +15,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use wire::env;
 
 use crate::apply::{self, Applied, Settled};
 use crate::certificates::{self, Tls};
@@ -223,8 +225,9 @@ async fn pass(object: &Guarded, context: &Context, turn: SemaphorePermit<'_>) ->
             let mut memory = memory.fresh(&plan, now);
             context.remember(&pipeline, |known| *known = memory.clone());
             context.complete(&mut plan, &memory, &seen);
-            plan.leaving =
-                leaving::companies(&plan.name, &pipeline.spec, &seen.deployments, &seen.pods, &memory.companies, now);
+            let before = pipeline.status.as_ref().map(|status| status.companies.as_slice()).unwrap_or_default();
+            let there = (seen.deployments.as_slice(), seen.pods.as_slice());
+            plan.leaving = leaving::companies(&plan.name, &pipeline.spec, before, there, &memory.companies, now);
             seen.leaving.clone_from(&plan.leaving);
             let applied = context.apply(&plan).await;
             // What is inside broker and database may take long to say.
@@ -505,6 +508,7 @@ impl Context {
     /// Completes the wish with what is known of the systems inside.
     fn complete(&self, plan: &mut Plan, memory: &Memory, seen: &Seen) {
         plan.addresses = addresses(plan, seen);
+        plan.read_now = read_now(plan, || self.stores.deployments.of(&plan.namespace, &plan.name));
         // In a pod, that of the pod.
         plan.operator_namespace = self.client.default_namespace().to_owned();
         plan.may_lose_one = self.may_lose_one(plan, memory.may_lose_one);
@@ -620,6 +624,28 @@ fn addresses(plan: &Plan, seen: &Seen) -> BTreeMap<&'static str, String> {
             Some((annotation, found?.or_else(|| running(annotation))?))
         })
         .collect()
+}
+
+/// Where running programs read the addresses of external parts that cannot be read where the resource says: a name that leads nowhere replaces no pod either.
+fn read_now(plan: &Plan, deployments: impl FnOnce() -> Vec<Deployment>) -> BTreeMap<Part, (String, String)> {
+    let broker = plan.external.broker.as_ref().is_some_and(Result::is_err).then_some((Part::Broker, env::RABBITMQ_URL));
+    let database = plan.external.database.as_ref().is_some_and(Result::is_err);
+    let unread = broker.into_iter().chain(database.then_some((Part::Database, env::MONGODB_URL)));
+    let unread: Vec<(Part, &str)> = unread.collect();
+    if unread.is_empty() {
+        return BTreeMap::new();
+    }
+    let deployments = deployments();
+    let ours = deployments.iter().filter(|deployment| ownership::is_owned(*deployment, &plan.owner.uid));
+    let pods = ours.filter_map(|deployment| deployment.spec.as_ref()?.template.spec.as_ref());
+    let variables: Vec<&EnvVar> =
+        pods.flat_map(|pod| &pod.containers).filter_map(|container| container.env.as_ref()).flatten().collect();
+    let source = |name: &str| {
+        let variable = variables.iter().find(|variable| variable.name == name)?;
+        let read = variable.value_from.as_ref()?.secret_key_ref.as_ref()?;
+        Some((read.name.clone(), read.key.clone()))
+    };
+    unread.into_iter().filter_map(|(part, variable)| Some((part, source(variable)?))).collect()
 }
 
 /// When to try again after a failed pass, with jitter so that many pipelines do not come back at once.

@@ -12,6 +12,7 @@ use crate::credentials::{Generation, PartCredentials};
 use crate::names::{self, Part};
 use crate::objects::fingerprint;
 use crate::plan::address_annotation;
+use crate::pods::is_over;
 use crate::status::Seen;
 
 /// What a server said of the users.
@@ -108,10 +109,6 @@ pub fn programs(credentials: &PartCredentials, seen: &Seen) -> Option<String> {
         is_of(annotations.and_then(|annotations| annotations.get(address_annotation(part))))
             && status.observed_generation >= deployment.metadata.generation
             && [status.replicas, status.updated_replicas, status.ready_replicas].into_iter().all(count)
-    };
-    let is_over = |pod: &Pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        matches!(phase, Some("Succeeded" | "Failed"))
     };
     let deployments: Vec<String> = seen
         .deployments

@@ -199,7 +199,7 @@ pub fn look(set: &str, pods: i32, claims: &[PersistentVolumeClaim], all: &[Pod],
         };
         if pod.creation_timestamp().is_some_and(|made| made.0 < since) {
             volumes.restart.push(pod.name_any());
-        } else {
+        } else if pod.creation_timestamp().is_some_and(|made| now.duration_since(made.0) > MOUNTED_GROWTH) {
             volumes.stuck.get_or_insert(format!(
                 "the file system of claim {} has not grown although its pod {} was made anew: look at `kubectl describe pod {1}`",
                 claim.name_any(),
@@ -345,6 +345,8 @@ mod tests {
         let old = look(waits(since), pod(1, "2026-11-24T00:00:00Z"), "10:03:00");
         assert_eq!(old.restart, ["demo-database-1"]);
         assert!(old.growing.unwrap().contains("its driver needs pod demo-database-1 made anew"));
+        let starts = look(waits(since), pod(1, "2026-11-25T10:04:50Z"), "10:05:00");
+        assert!(starts.restart.is_empty() && starts.stuck.is_none(), "nothing is mounted yet: {starts:?}");
         let again = look(waits(since), pod(1, "2026-11-25T10:02:10Z"), "10:05:00");
         assert!(again.restart.is_empty(), "it would go round in circles");
         assert!(again.stuck.unwrap().contains("although its pod demo-database-1 was made anew"));

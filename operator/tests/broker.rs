@@ -91,6 +91,20 @@ fn sorted(companies: &[String]) -> Vec<&String> {
 }
 
 #[tokio::test]
+async fn while_a_node_is_to_be_replaced_every_queue_is_looked_at_however_many_there_are() {
+    let _guard = POLICIES.lock().await;
+    let http = Web::public().unwrap();
+    let names: Vec<String> = (0..230).map(|number| format!("MANY{number}")).collect();
+    let mut wanted = wanted(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    until(&http, &wanted, |report| report.ready).await;
+    wanted.in_doubt = true;
+    let report = converge(&http, &wanted).await.unwrap();
+    let unknown = report.queues.iter().filter(|(_, queue)| queue.online != Some(1));
+    assert_eq!(unknown.map(|(name, _)| name).collect::<Vec<_>>(), Vec::<&String>::new());
+    clear(&wanted).await;
+}
+
+#[tokio::test]
 async fn a_changed_and_a_deleted_policy_are_made_right_again() {
     let _guard = POLICIES.lock().await;
     let http = Web::public().unwrap();

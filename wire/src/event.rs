@@ -15,6 +15,8 @@ pub const SEQUENCE_HEADER: &str = "x-seq";
 /// Length of our publisher's sources, letters and digits: 71 random bits, which no two lives of a company's publishers ever share,
 /// in a third of the characters of a UUID.
 pub const SOURCE_LENGTH: usize = 12;
+/// Highest number of an event: a window's document holds it as the database's widest integer, which has a sign.
+pub const MAX_NUMBER: u64 = i64::MAX as u64;
 /// Highest price that is taken for one; above it a sum of prices could no longer be kept exactly.
 pub const MAX_PRICE: f64 = 1e12;
 
@@ -26,7 +28,7 @@ pub const MAX_PRICE: f64 = 1e12;
 pub struct Sequence<'a> {
     /// One life of one publisher.
     pub source: &'a str,
-    /// 0, 1, 2, …
+    /// 0, 1, 2, … and at most [`MAX_NUMBER`].
     pub number: u64,
 }
 
@@ -44,7 +46,8 @@ impl<'a> Sequence<'a> {
         let is_source = source.len() == SOURCE_LENGTH && source.bytes().all(|byte| byte.is_ascii_alphanumeric());
         // One way to write a number: `+7` and `007` are not ours.
         let is_number = number == "0" || (!number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit()));
-        (is_source && is_number).then_some(Self { source, number: number.parse().ok()? })
+        let number = number.parse::<u64>().ok().filter(|number| is_number && *number <= MAX_NUMBER)?;
+        is_source.then_some(Self { source, number })
     }
 }
 
@@ -100,14 +103,16 @@ mod tests {
     #[test]
     fn a_message_id_of_ours_is_read_back_and_any_other_says_nothing() {
         let source = "k3J9xQ2mPz0a";
-        for number in [0, 7, u64::MAX] {
+        for number in [0, 7, MAX_NUMBER] {
             let sequence = Sequence { source, number };
             assert_eq!(Sequence::of_message_id(&sequence.to_string()), Some(sequence));
         }
         let foreign =
             ["", "#", "7", "original", "0f8fad5b-d9cb-469f-a165-70867728950e", "k3J9xQ2mPz0#7", "k3J9xQ2mP_0a#7"];
+        let beyond = format!("#{}", MAX_NUMBER + 1);
         let nearly =
-            ["", "#", "-7", "#07", "#+7", "##7", "#7 ", "#18446744073709551616"].map(|end| format!("{source}{end}"));
+            ["", "#", "-7", "#07", "#+7", "##7", "#7 ", "#18446744073709551615", "#18446744073709551616", &beyond];
+        let nearly = nearly.map(|end| format!("{source}{end}"));
         for id in foreign.into_iter().chain(nearly.iter().map(String::as_str)) {
             assert_eq!(Sequence::of_message_id(id), None, "{id}");
         }

@@ -14,6 +14,10 @@ pub const TYPE_ARGUMENT: &str = "x-queue-type";
 pub const REASON_HEADER: &str = "x-reason";
 /// Header of a dead letter: the queue it was taken from.
 pub const QUEUE_HEADER: &str = "x-queue";
+/// What the name of a dead letter's header begins with that holds what the message had and its copy must not: RabbitMQ acts by it.
+pub const ORIGINAL_PREFIX: &str = "x-original-";
+/// Header of a dead letter: the message's properties had so many bytes that its own headers do not fit into a frame beside ours, and are left out.
+pub const LEFT_OUT_HEADER: &str = "x-headers-left-out";
 /// Largest batch: the prefetch is at least twice the batch, and AMQP counts it in 16 bits.
 pub const MAX_BATCH_SIZE: u32 = (u16::MAX / 2) as u32;
 

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::{AMQPUriTcpExt, TLSConfig};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
@@ -34,8 +34,11 @@ const TRANSPORT_TIMEOUT: Duration = Duration::from_secs(2);
 const ANOTHER_AFTER: Duration = Duration::from_millis(500);
 /// Transports that are tried beside each other at most: a broker that is only slow must not be asked for ever more handshakes.
 const TRIES: usize = 3;
-/// Bytes; lapin keeps two buffers of 32 frames, and our messages are far smaller than its default of 128 KiB.
-const FRAME_MAX: u32 = 16 * 1024;
+/// Bytes of a frame for who only writes messages of ours, which are far smaller: lapin keeps two buffers of 32 frames.
+pub const SMALL_FRAMES: u32 = 16 * 1024;
+/// Bytes of a frame for who reads and copies what anybody wrote: the properties of a message are one frame, however large, and this is what RabbitMQ
+/// accepts unless it is told otherwise (`frame_max`). It costs up to 8 MiB of buffers.
+pub const WHOLE_FRAMES: u32 = 128 * 1024;
 
 /// Where the broker is: one or more addresses that are tried in turn.
 #[derive(Clone)]
@@ -50,11 +53,11 @@ struct Server {
 }
 
 impl Address {
-    /// Reads `RABBITMQ_URL`.
+    /// Reads `RABBITMQ_URL`. A frame has at most `frame_max` bytes unless an address says otherwise.
     ///
     /// # Errors
     /// When it is not set or one of its addresses is none.
-    pub fn parse(value: Option<&str>) -> settings::Result<Self> {
+    pub fn parse(value: Option<&str>, frame_max: u32) -> settings::Result<Self> {
         let example = "set it like amqp://user:password@host:5672/%2f, several separated by commas";
         let text = required(env::RABBITMQ_URL, value, example)?;
         text.split(',')
@@ -72,7 +75,7 @@ impl Address {
                 // 0 is none at all, and then nobody would notice a host that vanished.
                 let wished = query.heartbeat.filter(|seconds| *seconds > 0);
                 query.heartbeat = Some(wished.map_or(HEARTBEAT, |seconds| seconds.min(HEARTBEAT)));
-                query.frame_max.get_or_insert(FRAME_MAX);
+                query.frame_max.get_or_insert(frame_max);
                 Ok(Server { uri, authorities: authorities(url) })
             })
             .collect::<settings::Result<Vec<_>>>()
@@ -221,6 +224,17 @@ pub async fn open_for_publishing(
     Ok((channel, declared))
 }
 
+/// Whether a message that cannot be read has ended the connection, as it will the next one: lapin reads no properties whose text is not UTF-8, and none
+/// that are more than a frame.
+#[must_use]
+pub fn is_unreadable(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ParsingError(_) => true,
+        ErrorKind::ProtocolError(error) => *error.kind() == AMQPErrorKind::Hard(AMQPHardError::FRAMEERROR),
+        _ => false,
+    }
+}
+
 fn is_precondition_failed(error: &lapin::Error) -> bool {
     matches!(error.kind(), ErrorKind::ProtocolError(error)
         if *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
@@ -230,11 +244,18 @@ fn is_precondition_failed(error: &lapin::Error) -> bool {
 mod tests {
     use std::cell::Cell;
 
+    use lapin::protocol::AMQPError;
+    use lapin::types::parsing::parse_short_string;
+
     use super::*;
+
+    fn parse(text: &str) -> settings::Result<Address> {
+        Address::parse(Some(text), SMALL_FRAMES)
+    }
 
     #[test]
     fn several_addresses_are_read_and_shown_without_user_or_password() {
-        let address = Address::parse(Some("amqp://u:secret@one:5672/%2f, amqp://u:secret@two/")).unwrap();
+        let address = parse("amqp://u:secret@one:5672/%2f, amqp://u:secret@two/").unwrap();
         assert_eq!(format!("{address:?}"), r#"["amqp://one:5672//", "amqp://two:5672//"]"#);
     }
 
@@ -246,8 +267,25 @@ mod tests {
             ("amqp://h/%2f?heartbeat=0", 4),
             ("amqp://h/%2f?heartbeat=3", 3),
         ] {
-            assert_eq!(Address::parse(Some(text)).unwrap().0[0].uri.query.heartbeat, Some(seconds), "{text}");
+            assert_eq!(parse(text).unwrap().0[0].uri.query.heartbeat, Some(seconds), "{text}");
         }
+    }
+
+    #[test]
+    fn frames_are_as_large_as_the_program_needs_unless_the_address_says_otherwise() {
+        let frame_max = |text, wished| Address::parse(Some(text), wished).unwrap().0[0].uri.query.frame_max;
+        assert_eq!(frame_max("amqp://h", WHOLE_FRAMES), Some(131_072));
+        assert_eq!(frame_max("amqp://h/%2f?frame_max=8192", WHOLE_FRAMES), Some(8192));
+    }
+
+    #[test]
+    fn what_is_not_utf_8_or_above_a_frame_is_unreadable_and_a_lost_connection_is_not() {
+        let error = |kind: ErrorKind| is_unreadable(&kind.into());
+        let refused = |kind: AMQPErrorKind| error(ErrorKind::ProtocolError(AMQPError::new(kind, "words".into())));
+        assert!(error(ErrorKind::ParsingError(parse_short_string(&[1, 0xff][..]).unwrap_err())));
+        assert!(refused(AMQPHardError::FRAMEERROR.into()));
+        assert!(!refused(AMQPHardError::CONNECTIONFORCED.into()) && !refused(AMQPSoftError::NOTFOUND.into()));
+        assert!(!error(ErrorKind::MissingHeartbeatError));
     }
 
     /// Each call of the act ends as told, or never.
@@ -276,7 +314,7 @@ mod tests {
 
     #[test]
     fn the_file_of_authorities_is_named_by_the_address_as_rabbitmqs_own_clients_do() {
-        let file = |text: &str| Address::parse(Some(text)).unwrap().0[0].authorities.clone();
+        let file = |text: &str| parse(text).unwrap().0[0].authorities.clone();
         assert_eq!(file("amqps://u:p@h/%2f"), None);
         assert_eq!(
             file("amqps://u:p@h/%2f?heartbeat=3&cacertfile=/run/tls/my%20ca.crt"),
@@ -287,7 +325,7 @@ mod tests {
     #[test]
     fn a_wrong_address_is_refused_by_name_and_without_its_password() {
         for text in ["http://u:secret@host", "amqp://u:secret@host:notaport", "secret@host", " , "] {
-            let sentence = Address::parse(Some(text)).unwrap_err().to_string();
+            let sentence = parse(text).unwrap_err().to_string();
             assert!(sentence.starts_with("RABBITMQ_URL: ") && !sentence.contains("secret"), "{sentence}");
         }
     }

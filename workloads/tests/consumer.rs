@@ -6,11 +6,13 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lapin::BasicProperties;
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
-use support::{Broker, Database, Running, close_connections, company, eventually, mongodb, rabbitmq, socket};
+use support::{
+    Broker, Database, Running, close_connections, company, eventually, mongodb, rabbitmq, relay, socket, take_out,
+};
 use tokio_util::sync::CancellationToken;
 use wire::Symbol;
 use wire::queue::dead_letters;
@@ -287,6 +289,134 @@ async fn a_queue_of_nothing_but_nonsense_is_emptied_although_no_window_ever_fill
     assert_eq!(broker.count(company.as_str()).await, Some(0));
     broker.delete(company.as_str()).await;
     broker.delete(&dead_letters(&company)).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_goes_to_its_queue_alone_and_stays_there_whatever_its_sender_asked_for() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("ASTRAY"));
+    broker.declare(company.as_str()).await;
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    // A copy with this header would come back to the queue it was taken from, and so would the copy of that one.
+    let queues = AMQPValue::FieldArray(vec![text(company.as_str())].into());
+    let mut headers = FieldTable::default();
+    headers.insert("CC".into(), queues.clone());
+    let user = broker.connection.status().username();
+    let properties = BasicProperties::default()
+        .with_headers(headers)
+        .with_user_id(user.as_str().into())
+        .with_expiration("60000".into())
+        .with_reply_to("answers".into());
+    broker.publish_with(company.as_str(), "hello", properties).await;
+    broker.publish_prices(&company, &[1.0]).await;
+    let running = start(&company, &database, 1).await;
+    database.wait_for(&company, 1).await;
+    let queue = dead_letters(&company);
+    eventually("the dead letter", async || (broker.count(&queue).await? > 0).then_some(())).await;
+    // What came back would lie before it.
+    broker.publish_prices(&company, &[2.0]).await;
+    database.wait_for(&company, 2).await;
+    assert_eq!(running.metric("stock_consumer_dead_lettered_total{reason=\"not_json\"}").await, 1.0);
+    assert_eq!(running.metric("stock_consumer_reconnects_total").await, 0.0);
+    running.end().await;
+    assert_eq!(broker.count(company.as_str()).await, Some(0));
+    let letters = broker.drain(&queue).await;
+    let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+    let properties = &letter.properties;
+    assert_eq!((properties.user_id(), properties.expiration(), properties.reply_to()), (&None, &None, &None));
+    let headers = properties.headers().as_ref().unwrap().inner();
+    let expected = [
+        ("x-original-cc", queues),
+        ("x-original-user-id", text(&user)),
+        ("x-original-expiration", text("60000")),
+        ("x-original-reply-to", text("answers")),
+    ];
+    for (name, value) in expected {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    assert!(!headers.contains_key("CC"));
+    broker.delete(company.as_str()).await;
+    broker.delete(&queue).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn properties_as_large_as_the_broker_takes_them_are_read_and_buried() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("LARGE"));
+    broker.declare(company.as_str()).await;
+    let long = AMQPValue::LongString(vec![b'x'; 100_000].into());
+    let mut headers = FieldTable::default();
+    headers.insert("mine".into(), long.clone());
+    let properties = BasicProperties::default().with_headers(headers);
+    let event = format!(r#"{{"company":"{company}","eventType":"buy","price":1}}"#);
+    broker.publish_with(company.as_str(), &event, properties.clone()).await;
+    broker.publish_with(company.as_str(), "hello", properties).await;
+    broker.publish_prices(&company, &[3.0]).await;
+    let running = start(&company, &database, 2).await;
+    assert_eq!(database.wait_for(&company, 1).await[0].get_f64("avgPrice").unwrap(), 2.0);
+    let queue = dead_letters(&company);
+    eventually("the dead letter", async || (broker.count(&queue).await == Some(1)).then_some(())).await;
+    assert_eq!(running.metric("stock_consumer_reconnects_total").await, 0.0);
+    running.end().await;
+    let letters = broker.drain(&queue).await;
+    assert_eq!(letters[0].properties.headers().as_ref().unwrap().inner()["mine"], long);
+    broker.delete(company.as_str()).await;
+    broker.delete(&queue).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn large_messages_are_buried_in_portions_and_larger_ones_are_refused_by_the_broker() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("PORTIONS"));
+    broker.declare(company.as_str()).await;
+    // What `max_message_size` allows (e2e/servers); all of it is taken at once, and goes in four portions.
+    let largest = "x".repeat(16 * 1024);
+    for _ in 0..200 {
+        broker.publish(company.as_str(), &largest).await;
+    }
+    let running = start(&company, &database, 1000).await;
+    let queue = dead_letters(&company);
+    eventually("all of them", async || (broker.count(&queue).await == Some(200)).then_some(())).await;
+    running.end().await;
+    assert_eq!(broker.count(company.as_str()).await, Some(0));
+
+    let channel = broker.connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let options = BasicPublishOptions::default();
+    let (larger, properties) = (format!("{largest}x"), BasicProperties::default());
+    let publishing = channel.basic_publish("".into(), company.as_str().into(), options, larger.as_bytes(), properties);
+    let refused = async { publishing.await?.await }.await.unwrap_err().to_string();
+    assert!(refused.contains("message size 16385 is larger than configured max size 16384"), "{refused}");
+    broker.delete(company.as_str()).await;
+    broker.delete(&queue).await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_is_told_and_as_soon_as_it_is_taken_out_the_consumer_goes_on() {
+    let (broker, database, company) = (Broker::connect().await, Database::new().await, company("UNREADABLE"));
+    broker.declare(company.as_str()).await;
+    let foreign = Broker::at(&relay(b"unreadable", &[0xff; 10]).await).await;
+    let properties = BasicProperties::default().with_content_type("unreadable".into());
+    foreign.publish_with(company.as_str(), "hello", properties).await;
+    eventually("the first message", async || (broker.count(company.as_str()).await == Some(1)).then_some(())).await;
+    broker.publish_prices(&company, &[1.0, 2.0]).await;
+    let running = start(&company, &database, 2).await;
+    let sentence = format!("a message at or near the head of queue {company} cannot be read");
+    eventually("it is told", async || {
+        let answer = reqwest::get(format!("{}/readyz", running.url)).await.ok()?;
+        answer.text().await.ok()?.contains(&sentence).then_some(())
+    })
+    .await;
+    assert!(running.metric("stock_consumer_unreadable_total").await >= 1.0);
+    assert!(database.of(&company).await.is_empty());
+    // While a connection of the consumer stands it has all of them.
+    eventually("it is taken out", async || take_out(company.as_str()).await.then_some(())).await;
+    assert_eq!(database.wait_for(&company, 1).await[0].get_f64("avgPrice").unwrap(), 1.5);
+    running.ready().await;
+    running.end().await;
+    assert_eq!(broker.count(company.as_str()).await, Some(0));
+    broker.delete(company.as_str()).await;
     database.drop().await;
 }
 

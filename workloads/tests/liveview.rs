@@ -366,6 +366,32 @@ async fn the_pages_of_a_history_meet_without_gap_or_overlap_and_cost_what_they_s
 }
 
 #[tokio::test]
+async fn a_history_goes_on_behind_documents_that_are_no_windows() {
+    let (database, company) = (Database::new().await, company("FOREIGN"));
+    for number in 0..6_i64 {
+        let mut document = doc! {"company": company.as_str(), "window": number};
+        if number % 3 != 1 {
+            document.insert("avgPrice", 1.0);
+        }
+        insert(&database, document).await;
+    }
+    let running = start(&database).await;
+    let (mut seen, mut before) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/api/companies/{company}/windows?limit=2&before={before}");
+        let page = get(&running, &path).await.1;
+        seen.extend(page["windows"].as_array().unwrap().iter().map(|window| window["window"].as_i64().unwrap()));
+        match page["next"].as_str() {
+            Some(next) => before = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(seen, [5, 3, 2, 0]);
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
 async fn sparklines_of_several_companies_come_with_one_request_oldest_first() {
     let database = Database::new().await;
     for (company, price) in [("A", 1.0), ("B", 9.0), ("A", 2.0)] {
@@ -471,13 +497,13 @@ async fn who_says_where_it_stands_gets_everything_once_and_then_what_changed() {
         }
     };
     drop(socket);
-    // On another pod, from where it stood: what came meanwhile and nothing else.
+    // On another pod, from where it stood.
     insert(&database, doc! {"company": "TSLA", "avgPrice": 3.0}).await;
     let other = start(&database).await;
-    // A pod that has only just read the database does not know since when it is so, and may say more than needed; never less.
+    // A pod that has only just read the database does not know since when it is so, nor what is gone since: it says all, once.
     let mut socket = connect(&other, &format!("/ws?since={}", change.at.unwrap())).await;
     let resumed = frame(&mut socket).await;
-    assert_eq!(resumed.kind, FrameType::Changes);
+    assert_eq!((resumed.kind, resumed.prices.len()), (FrameType::Prices, 3));
     assert!(resumed.prices.iter().any(|window| window.company == "TSLA" && window.avg_price == 3.0), "{resumed:?}");
     // On the first pod, which followed all the time, exactly that.
     eventually("the first pod knows of it too", async || {
@@ -489,6 +515,28 @@ async fn who_says_where_it_stands_gets_everything_once_and_then_what_changed() {
     let companies: Vec<_> = resumed.prices.iter().map(|window| window.company.as_str()).collect();
     assert_eq!(companies, ["MSFT", "TSLA"]);
     running.end().await;
+    other.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_page_that_comes_to_a_new_pod_forgets_a_company_that_went_before_that_pod_was_there() {
+    let database = Database::new().await;
+    for company in ["GONE", "MSFT"] {
+        insert(&database, doc! {"company": company, "avgPrice": 1.0}).await;
+    }
+    let running = start(&database).await;
+    let mut socket = connect(&running, "/ws?since=").await;
+    let first = frame(&mut socket).await;
+    assert_eq!((first.kind, first.prices.len()), (FrameType::Prices, 2));
+    drop(socket);
+    running.end().await;
+    database.windows.delete_many(doc! {"company": "GONE"}).await.unwrap();
+    let other = start(&database).await;
+    let mut socket = connect(&other, &format!("/ws?since={}", first.at.unwrap())).await;
+    let whole = frame(&mut socket).await;
+    let companies: Vec<_> = whole.prices.iter().map(|window| window.company.as_str()).collect();
+    assert_eq!((whole.kind, companies), (FrameType::Prices, vec!["MSFT"]));
     other.end().await;
     database.drop().await;
 }

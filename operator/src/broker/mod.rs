@@ -25,8 +25,9 @@ const TOGETHER: usize = 8;
 /// Acts of one pass. Each takes milliseconds; the next pass goes on with the rest.
 const ACTS_MAX: usize = 200;
 
-/// Bound of all closer looks of one pass.
+/// Bound of all closer looks of one pass, and what each queue adds to it: of 500 queues, all of which must be seen before a node is taken away.
 const LOOKS: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The broker after a pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -195,7 +196,9 @@ async fn observe(management: &Management<'_>, wanted: &Wanted) -> Result<Seen, F
         // What nobody confirms is not known.
         queues.values_mut().filter(|queue| membership::is_quorum(queue)).for_each(|queue| queue.online = None);
     }
-    let doubtful = queues.values_mut().filter(|queue| membership::needs_a_closer_look(wanted, queue)).take(ACTS_MAX);
+    let doubtful: Vec<&mut Queue> =
+        queues.values_mut().filter(|queue| membership::needs_a_closer_look(wanted, queue)).collect();
+    let bound = LOOKS + LOOK * u32::try_from(doubtful.len()).unwrap_or(u32::MAX);
     let looks = stream::iter(doubtful).for_each_concurrent(TOGETHER, async |queue| {
         // A queue whose nodes do not answer keeps what the list said.
         if let Err(failure) = management.look_closer(queue).await {
@@ -203,7 +206,7 @@ async fn observe(management: &Management<'_>, wanted: &Wanted) -> Result<Seen, F
         }
     });
     // All of them together: with a node that answers nobody each look would take its time.
-    drop(tokio::time::timeout(LOOKS, looks).await);
+    drop(tokio::time::timeout(bound, looks).await);
     Ok(Seen { nodes, users, former, policies, queues })
 }
 

@@ -5,13 +5,36 @@ use std::collections::BTreeSet;
 
 use mongodb::Collection;
 use mongodb::bson::{Document, doc};
-use wire::window::lease::DRAIN_UNTIL;
+use wire::window::lease::{DRAIN_UNTIL, UNTIL};
 
 use super::DatabaseError;
 use super::windows::as_application;
 
 /// How long the wish holds. It is repeated with each pass, the longest pause between two of them included.
 const HOLDS_MILLIS: i64 = 30_000;
+
+/// Forgets who worked for companies that are on their way out and have no consumer any more, or the page would call them missing for ever. A lease is for
+/// order alone, so nothing is lost with it. `address` is that of the application user. Takes at most three seconds.
+///
+/// # Errors
+/// As [`tell`].
+pub async fn forget(
+    address: &str,
+    database: &str,
+    collection: &str,
+    companies: &BTreeSet<String>,
+) -> Result<(), DatabaseError> {
+    let leases = wire::window::leases(collection);
+    let act = format!("forget the consumers in {database}.{leases} of companies that are gone");
+    as_application(address, act, async |client| {
+        let leases: Collection<Document> = client.database(database).collection(&leases);
+        // One that somebody else's consumer holds is that one's. A missing time is less than any.
+        let over = doc! {"$expr": {"$lte": [format!("${UNTIL}"), "$$NOW"]}};
+        let of = doc! {"_id": {"$in": companies.iter().collect::<Vec<_>>()}};
+        leases.delete_many(doc! {"$and": [of, over]}).await.map(drop)
+    })
+    .await
+}
 
 /// Has the windows of `drained` companies stored short when nothing more comes, and those of `others` full again. Companies without a lease have no
 /// consumer that could hold anything. `address` is that of the application user. Takes at most three seconds.

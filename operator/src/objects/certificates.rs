@@ -131,7 +131,10 @@ pub(super) fn of_client(plan: &Plan, parts: &[Part]) -> Option<(Volume, VolumeMo
         plan.broker.external.iter().filter_map(|broker| Some((Part::Broker, &broker.secret, broker.ca_key.as_ref()?)));
     let database = plan.database.external.iter();
     let database = database.filter_map(|database| Some((Part::Database, &database.secret, database.ca_key.as_ref()?)));
-    let others = broker.chain(database).map(|(part, secret, key)| (part, secret.clone(), key.as_str()));
+    let others = broker.chain(database).map(|(part, secret, key)| {
+        let secret = plan.read_now.get(&part).map_or(secret, |(secret, _)| secret);
+        (part, secret.clone(), key.as_str())
+    });
     let sources: Vec<VolumeProjection> = own
         .chain(others)
         .filter(|(part, ..)| parts.contains(part))

@@ -1,7 +1,7 @@
 //! What the operator costs: requests while nothing changes, writes for one company more, memory beside foreign objects.
 //! Rule: bounded, for every `make test`; the figures of the release build at full size are `e2e/bench/operator`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -65,7 +65,10 @@ async fn a_settled_pipeline_costs_no_write_and_at_most_a_read_in_ten_seconds() {
     let (reads, writes) = (operator.relay.reads(), operator.relay.writes());
     assert!(operator.passes() > passes + 1, "it did not even look");
     assert!(writes.is_empty(), "{writes:?}");
-    assert!(reads.len() as f64 <= 0.1 * LOOK.as_secs_f64(), "{reads:?}");
+    // Which kinds there are it asks for itself, once in minutes, however many pipelines there are.
+    let (of_the_pipeline, own): (Vec<_>, Vec<_>) = reads.iter().partition(|read| read.contains(&world.namespace));
+    assert!(of_the_pipeline.len() as f64 <= 0.1 * LOOK.as_secs_f64(), "{reads:?}");
+    assert!(own.len() <= own.iter().collect::<BTreeSet<_>>().len(), "more than once: {own:?}");
     say(&format!("settled: {} reads and no write in {} s", reads.len(), LOOK.as_secs()));
     operator.stop().await;
     world.end().await;

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::future::{join, join_all, ready};
-use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -14,13 +13,15 @@ use kube::{Api, ResourceExt};
 use operator::crd::StockPipeline;
 use operator::names::{self, Part};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::relay::{Disturbance, Moment};
 use crate::volumes;
 use crate::world::{NAME, Operator, Picture, World, differences, say, until};
 
-/// Worlds at once. Each mostly waits, for the names of brokers and databases that nobody runs.
-const TOGETHER: usize = 40;
+/// Worlds at once, of all changes together. Each mostly waits, for the names of brokers and databases that nobody runs; but every operator has its watches,
+/// and with hundreds of them the API server came to a standstill of minutes on a slow machine.
+static TOGETHER: Semaphore = Semaphore::const_new(64);
 
 /// Writes of a new pipeline at which the operator is killed before the pipeline is deleted: two Secrets and 25 applied children.
 const CHILDREN: usize = 27;
@@ -168,6 +169,7 @@ impl Change {
     }
 
     async fn run(self, crash: Crash) -> Run {
+        let _place = TOGETHER.acquire().await.unwrap();
         let world = World::new().await;
         let mut operator = world.operator();
         let collector = volumes::Collector::start(&world);
@@ -231,18 +233,14 @@ async fn matrix(change: Change) -> usize {
 /// Runs each case and counts those in which the operator was killed: the last writes, of status and events, are not always as many.
 async fn points(writes: usize, run: impl AsyncFn((usize, Moment)) -> bool) -> usize {
     let cases = (1..=writes).flat_map(|write| [(write, Moment::Before), (write, Moment::After)]);
-    let killed = stream::iter(cases)
-        .map(|crash| run(crash))
-        .buffer_unordered(TOGETHER)
-        .filter(|killed| ready(*killed))
-        .count()
-        .await;
+    let killed = join_all(cases.map(|crash| run(crash))).await.into_iter().filter(|killed| *killed).count();
     assert!(killed >= writes, "only {killed} of {} cases came to pass", 2 * writes);
     killed
 }
 
 /// Kills the operator at a write of a new pipeline that is then deleted; the next operator finds it being deleted, then gone.
 async fn deleted_after(crash: (usize, Moment)) -> bool {
+    let _place = TOGETHER.acquire().await.unwrap();
     let world = World::new().await;
     let mut first = world.operator();
     first.relay.disturb(Disturbance::crash(crash));
@@ -324,6 +322,10 @@ async fn broken_pod(world: &World, part: Part, ordinal: i32, revision: &str) {
 pub async fn pod(world: &World, part: Part, ordinal: i32, revision: &str, status: Value) {
     let mut labels = names::labels(&names::selector(NAME, part));
     labels.insert("controller-revision-hash".into(), revision.into());
+    if part == Part::Database {
+        // As its set's template has it.
+        labels.insert(names::FORM.into(), "second".into());
+    }
     let name = format!("{}-{ordinal}", names::part(NAME, part));
     let pod = json!({
         "metadata": {"name": name, "labels": labels},

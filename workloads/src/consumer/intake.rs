@@ -20,7 +20,7 @@ pub struct Reading<'a> {
     pub sequence: Option<Sequence<'a>>,
 }
 
-/// Longest name of a source, in bytes; ours have 32. A longer one would make every window carry it.
+/// Longest name of a source in a header, in bytes; every window carries it. Ours, in message ids, have [`wire::event::SOURCE_LENGTH`].
 const MAX_SOURCE: usize = 64;
 
 /// Reads a message. `now`, in milliseconds since 1970, stands in for a missing timestamp.
@@ -78,6 +78,7 @@ fn sequence_in_headers(properties: &BasicProperties) -> Option<Sequence<'_>> {
 #[cfg(test)]
 mod tests {
     use lapin::types::FieldTable;
+    use wire::event::MAX_NUMBER;
 
     use super::*;
 
@@ -116,6 +117,9 @@ mod tests {
         assert_eq!(read(&company, body, &named, 5).unwrap().sequence, Some(Sequence { source, number: 7 }));
         let both = named.with_headers(ours.headers().clone().unwrap());
         assert_eq!(read(&company, body, &both, 5).unwrap().sequence, Some(Sequence { source: "abc", number: 7 }));
+        // The database could not hold it: the event is counted, without a number.
+        let beyond = BasicProperties::default().with_message_id(format!("{source}#{}", MAX_NUMBER + 1).into());
+        assert_eq!(read(&company, body, &beyond, 5).unwrap().sequence, None);
         let plain = BasicProperties::default();
         let reading = read(&company, body, &plain, 5).unwrap();
         assert_eq!((reading.at, reading.sequence), (5, None));

@@ -47,6 +47,8 @@ pub struct Metrics {
     pub active: Gauge,
     /// Sessions begun after the first.
     pub reconnects: Counter,
+    /// Sessions that ended at a message that cannot be read.
+    pub unreadable: Counter,
     dead_lettered: BTreeMap<&'static str, Counter>,
 }
 
@@ -70,6 +72,7 @@ impl Metrics {
             lag: Gauge::default(),
             active: Gauge::default(),
             reconnects: Counter::default(),
+            unreadable: Counter::default(),
             dead_lettered: Reason::ALL
                 .map(|reason| {
                     (reason.as_str(), dead_lettered.get_or_create_owned(&ReasonLabel { reason: reason.as_str() }))
@@ -107,6 +110,8 @@ impl Metrics {
         registry.register("active", "1 while this consumer works, 0 while it stands by", metrics.active.clone());
         registry.register("dead_lettered", "Messages moved to the dead-letter queue", dead_lettered);
         registry.register("reconnects", "Sessions begun after the first", metrics.reconnects.clone());
+        let unreadable = "Sessions that ended at a message that cannot be read";
+        registry.register("unreadable", unreadable, metrics.unreadable.clone());
         metrics
     }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
-use futures::future::{BoxFuture, Fuse, FusedFuture, FutureExt, try_join_all};
+use futures::future::{BoxFuture, Fuse, FusedFuture, FutureExt, ready, try_join_all};
 use futures::stream::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use wire::queue::Reason;
 
-use super::dead_letters::{DeadLetters, Report};
+use super::dead_letters::{self, DeadLetters, Report};
 use super::identity::Identities;
 use super::intake;
 use super::lease::Lease;
@@ -173,7 +173,7 @@ impl<'a> Session<'a> {
                 () = sleep(flush_in.unwrap_or_default()), if flush_in.is_some() => self.pipeline.flush(now_ms()),
                 stored = &mut self.insert => self.stored(stored)?,
                 buried = &mut self.burial => self.buried(buried)?,
-                delivery = self.deliveries.next() => self.take(delivered(delivery)?).await?,
+                delivery = self.deliveries.next() => self.take(self.delivered(delivery)?).await?,
             }
         }
         match timeout(LAST_INSERT, self.finish()).await {
@@ -211,10 +211,14 @@ impl<'a> Session<'a> {
         let Surroundings { settings, windows, metrics, .. } = *self.surroundings;
         while let Some(ack) = self.pipeline.next_ack() {
             let options = BasicAckOptions { multiple: ack.multiple };
-            self.channel.basic_ack(ack.tag, options).await.context("cannot acknowledge")?;
+            if let Err(error) = self.channel.basic_ack(ack.tag, options).await {
+                return Err(self.cause(error).await);
+            }
         }
         if self.burial.is_terminated() && !self.waiting.is_empty() {
-            let (open, letters) = (self.dead_letters.take(), std::mem::take(&mut self.waiting));
+            let together =
+                dead_letters::together(self.waiting.iter().map(|(delivery, _)| dead_letters::size(delivery)));
+            let (open, letters) = (self.dead_letters.take(), self.waiting.drain(..together).collect());
             self.burial = bury(settings, open, letters).boxed().fuse();
         }
         let filled = self.pipeline.next_insert();
@@ -291,7 +295,8 @@ impl<'a> Session<'a> {
             left -= 1;
             // A bounded round, so that inserts and acknowledgements get their turn under any load.
             if left > 0 {
-                next = self.deliveries.next().now_or_never().map(delivered).transpose()?;
+                let arrived = self.deliveries.next().now_or_never();
+                next = arrived.map(|delivery| self.delivered(delivery)).transpose()?;
             }
         }
         // Once a round: shared counters cost as much as an event's own work.
@@ -303,6 +308,32 @@ impl<'a> Session<'a> {
             metrics.lag.set((now - at) as f64 / 1000.0);
         }
         Ok(())
+    }
+
+    /// A delivery, or why there are no more: the broker cancels a subscription when the queue is deleted or its leader moves.
+    fn delivered(&self, delivery: Option<lapin::Result<Delivery>>) -> anyhow::Result<Delivery> {
+        match delivery {
+            Some(delivery) => delivery.map_err(|error| self.lost(error)),
+            None => Err(anyhow!("the broker ended the subscription: the queue was deleted or has moved")),
+        }
+    }
+
+    /// Why an acknowledgement fails: the deliveries end with the reason, while it may only know that the channel is no longer there.
+    async fn cause(&mut self, error: lapin::Error) -> anyhow::Error {
+        let mut ends = self.deliveries.by_ref().filter_map(|delivery| ready(delivery.err()));
+        match timeout(CLOSE, ends.next()).await {
+            Ok(Some(cause)) => self.lost(cause),
+            _ => anyhow!(error).context("cannot acknowledge"),
+        }
+    }
+
+    fn lost(&self, error: lapin::Error) -> anyhow::Error {
+        if broker::is_unreadable(&error) {
+            self.surroundings.metrics.unreadable.inc();
+            anyhow!(error).context(unreadable(wire::queue::name(&self.surroundings.settings.company)))
+        } else {
+            anyhow!(error).context("the broker's channel is lost")
+        }
     }
 
     fn divert(&mut self, delivery: Delivery, reason: Reason) {
@@ -345,12 +376,13 @@ async fn bury(
     Ok(Buried { dead_letters, letters })
 }
 
-/// A delivery, or why there are no more: the broker cancels a subscription when the queue is deleted or its leader moves.
-fn delivered(delivery: Option<lapin::Result<Delivery>>) -> anyhow::Result<Delivery> {
-    match delivery {
-        Some(delivery) => delivery.context("the broker's channel is lost"),
-        None => Err(anyhow!("the broker ended the subscription: the queue was deleted or has moved")),
-    }
+/// Where the company stands still for good, and what a person does about it.
+fn unreadable(queue: &str) -> String {
+    format!(
+        "a message at or near the head of queue {queue} cannot be read, because its properties are not valid UTF-8 or too large, \
+         and nothing behind it is counted: take it out with \"Get messages\" of the management page and \"Automatic ack\", \
+         or with `rabbitmqadmin get queue={queue} ackmode=ack_requeue_false`"
+    )
 }
 
 /// How long a window that is short waits for more events.

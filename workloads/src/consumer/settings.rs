@@ -93,7 +93,7 @@ impl Settings {
             company: company.parse().map_err(|error| wrong(env::QUEUE_NAME, error))?,
             batch_size: batch_size(args.batch_size.as_deref())?,
             flush_after: flush_after(args.flush_after.as_deref())?,
-            broker: broker::Address::parse(args.rabbitmq_url.as_deref())?,
+            broker: broker::Address::parse(args.rabbitmq_url.as_deref(), broker::WHOLE_FRAMES)?,
             database: database::Address::parse(&args.database, PROGRAM).await?,
             queue_type: queue_type(args.queue_type.as_deref())?,
             port: Port::parse(env::METRICS_PORT, args.metrics_port.as_deref(), env::default::METRICS_PORT)?,

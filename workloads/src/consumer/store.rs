@@ -77,7 +77,12 @@ async fn read_newest(windows: &Collection<Document>, company: &Symbol) -> anyhow
     let number = document.get(field::WINDOW).and_then(whole_number);
     let number =
         number.with_context(|| format!("the newest window of {company} has no whole number: correct the document"))?;
-    Ok(Newest { id, next_number: number + 1, marks: marks(&document) })
+    let (marks, damaged) = marks(&document);
+    if damaged > 0 {
+        let what = "of the marks in the newest window cannot be read: an event they tell of is counted again if it comes again";
+        tracing::warn!(%company, number, "{damaged} {what}");
+    }
+    Ok(Newest { id, next_number: number + 1, marks })
 }
 
 /// Restored or edited documents may hold a number in another of the database's types.
@@ -238,39 +243,50 @@ fn marks_to_bson(marks: &Marks) -> Vec<Document> {
         .collect()
 }
 
-// Sequence numbers come from a signed 64-bit header, so they fit.
+// Whoever makes a sequence, of a header or a message id, takes no number above `i64::MAX`, so they fit.
 fn ranges_to_bson(ranges: &Ranges) -> Vec<Bson> {
     ranges.iter().flat_map(|(first, last)| [Bson::Int64(first as i64), Bson::Int64(last as i64)]).collect()
 }
 
-/// The marks a document carries; windows of before there were marks have none.
-fn marks(document: &Document) -> Marks {
-    let sources = document.get_array(field::MARKS).into_iter().flatten().filter_map(Bson::as_document);
-    sources
-        .filter_map(|one| {
-            let (source, ranges) = source_and_ranges(one)?;
-            let at = one.get_datetime(field::AT).map_or(0, |at| at.timestamp_millis());
-            let ages = one.get_array(field::AGES).into_iter().flatten();
-            let mut ages = ages.map(|age| whole_number(age).and_then(|age| u64::try_from(age).ok()).unwrap_or(0));
-            let mut seen = Seen { ranges: Ranges::default(), at };
-            for (first, last) in ranges {
-                seen.ranges.insert_range_at(first, last, ages.next().unwrap_or(0));
+/// The marks a document carries, and how many of them cannot be read; windows of before there were marks have none.
+fn marks(document: &Document) -> (Marks, usize) {
+    let mut damaged = 0;
+    let mut source = |element: &Bson| {
+        let Some((one, (source, ranges))) = element.as_document().and_then(|one| Some((one, source_and_ranges(one)?)))
+        else {
+            damaged += 1;
+            return None;
+        };
+        let at = one.get_datetime(field::AT).map_or(0, |at| at.timestamp_millis());
+        let ages = one.get_array(field::AGES).into_iter().flatten();
+        let mut ages = ages.map(|age| whole_number(age).and_then(|age| u64::try_from(age).ok()).unwrap_or(0));
+        let mut seen = Seen { ranges: Ranges::default(), at };
+        for range in ranges {
+            let age = ages.next().unwrap_or(0);
+            match range {
+                None => damaged += 1,
+                Some((first, last)) => {
+                    seen.ranges.insert_range_at(first, last, age);
+                }
             }
-            Some((source, seen))
-        })
-        .collect()
+        }
+        Some((source, seen))
+    };
+    let marks = document.get_array(field::MARKS).into_iter().flatten().filter_map(&mut source).collect();
+    (marks, damaged)
 }
 
-/// Source and ranges of one element of [`field::SEQUENCES`] or [`field::MARKS`]; `None` when it is none.
-pub(super) fn source_and_ranges(element: &Document) -> Option<(String, Vec<(u64, u64)>)> {
-    let numbers: Option<Vec<u64>> = element
-        .get_array(field::RANGES)
-        .ok()?
-        .iter()
-        .map(|number| whole_number(number).and_then(|number| u64::try_from(number).ok()))
-        .collect();
-    let numbers = numbers?;
-    let ranges = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).filter(|(first, last)| first <= last).collect();
+/// A source and its ranges as an element of [`field::SEQUENCES`] or [`field::MARKS`] names them: `None` for each pair that is no range.
+type SourceAndRanges = (String, Vec<Option<(u64, u64)>>);
+
+/// Reads such an element; `None` when it is none. One damaged pair must not take the others of its source with it.
+pub(super) fn source_and_ranges(element: &Document) -> Option<SourceAndRanges> {
+    let number = |number: &Bson| whole_number(number).and_then(|number| u64::try_from(number).ok());
+    let range = |pair: &[Bson]| match pair {
+        [first, last] => Some((number(first)?, number(last)?)).filter(|(first, last)| first <= last),
+        _ => None,
+    };
+    let ranges = element.get_array(field::RANGES).ok()?.chunks(2).map(range).collect();
     Some((element.get_str(field::SOURCE).ok()?.to_owned(), ranges))
 }
 
@@ -298,15 +314,24 @@ mod tests {
             written.insert(Sequence { source: "a", number }, 1_800_000_000_000);
         }
         written.insert(Sequence { source: "b", number: 3 }, 1_800_000_000_001);
-        assert_eq!(marks(&doc! {field::MARKS: marks_to_bson(&written)}), written);
+        assert_eq!(marks(&doc! {field::MARKS: marks_to_bson(&written)}), (written, 0));
     }
 
     #[test]
     fn a_document_without_marks_or_with_damaged_ones_gives_what_can_be_read() {
-        assert_eq!(marks(&doc! {}), Marks::default());
-        let damaged = doc! {field::MARKS: [{"source": "a", "ranges": [0_i32, 5.0, -3, 2]}, {"source": "b", "ranges": [3, 1, 7, 7]}, 7]};
-        let found: Vec<(String, Vec<(u64, u64)>)> =
-            marks(&damaged).iter().map(|(source, seen)| (source.to_owned(), seen.ranges.iter().collect())).collect();
-        assert_eq!(found, [("b".to_owned(), vec![(7, 7)])]);
+        assert_eq!(marks(&doc! {}), (Marks::default(), 0));
+        // Of the first source one pair: a consumer of before wrote a number that it could not hold as a negative one.
+        let damaged = doc! {field::MARKS: [
+            {"source": "a", "ranges": [0_i32, 5.0, -3, 2, 9, 9, 11], "ages": [1, 2, 3]},
+            {"source": "b", "ranges": [3, 1, 7, 7]},
+            {"ranges": [0, 1]},
+            7,
+        ]};
+        let (marks, unreadable) = marks(&damaged);
+        let [(a, of_a), (b, of_b)] = marks.iter().collect::<Vec<_>>()[..] else { panic!("{marks:?}") };
+        assert_eq!((a, of_a.ranges.iter().collect::<Vec<_>>()), ("a", vec![(0, 5), (9, 9)]));
+        assert_eq!(of_a.ranges.ages().collect::<Vec<_>>(), [1, 3], "each with its own");
+        assert_eq!((b, of_b.ranges.iter().collect::<Vec<_>>()), ("b", vec![(7, 7)]));
+        assert_eq!(unreadable, 5, "two pairs of a, one of b, and two that are no source");
     }
 }

@@ -256,8 +256,11 @@ impl Audit {
                 self.findings.add(format_args!("window {number} has sequences that cannot be read"));
                 continue;
             };
+            if ranges.contains(&None) {
+                self.findings.add(format_args!("source {name}: window {number} has sequences that cannot be read"));
+            }
             let source = self.sources.entry(name.clone()).or_default();
-            for (first, last) in ranges {
+            for (first, last) in ranges.into_iter().flatten() {
                 held += last - first + 1;
                 for numbers in overlap(&source.held, first, last) {
                     self.findings.add(format_args!("source {name}: {} again in window {number}", are(numbers)));
@@ -287,7 +290,7 @@ impl Audit {
         let mut marked: BTreeMap<String, Ranges> = BTreeMap::new();
         for element in newest.and_then(|newest| newest.get_array(field::MARKS).ok()).into_iter().flatten() {
             if let Some((source, ranges)) = element.as_document().and_then(source_and_ranges) {
-                marked.insert(source, ranges.into_iter().collect());
+                marked.insert(source, ranges.into_iter().flatten().collect());
             }
         }
         let gaps = self.sources.values().map(Source::gaps).sum();
@@ -468,6 +471,10 @@ mod tests {
         assert_eq!(findings(&[window(0, 1, &[0, 0]), window(2, 1, &[1, 1])]), ["1 windows are missing below window 2"]);
         assert_eq!(findings(&[window(0, 2, &[0, 0])]), ["window 0 counts 2 events and names 1"]);
         assert_eq!(findings(&[doc! {"window": 0_i64, "count": 1_i64}]).len(), 1);
+        // What can be read of a damaged window counts all the same.
+        let damaged = report(&[window(0, 3, &[0, 1, -3, -3])]);
+        let unreadable = "source a: window 0 has sequences that cannot be read";
+        assert_eq!((damaged.sources[0].events, damaged.findings[0].as_str()), (2, unreadable));
         let mut marked = window(0, 1, &[0, 0]);
         marked.insert("marks", vec![doc! {"source": "a", "ranges": [0_i64, 4]}]);
         assert_eq!(findings(&[marked]), ["source a: numbers 1–4 are marked as counted and in no window"]);

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use wire::Symbol;
 
 use super::news::Latest;
-use super::windows::{self, Sparkline};
+use super::windows::{self, History, Sparkline};
 use crate::database::explain;
 
 const DEFAULT_LIMIT: i64 = 60;
@@ -84,9 +84,7 @@ pub async fn history(State(library): State<Library>, Path(symbol): Path<String>,
     };
     let before = page.before.as_deref().filter(|before| !before.is_empty());
     match library.ask(windows::of_company(&library.windows, &symbol, before, limit)).await {
-        Ok(windows) => {
-            let full = i64::try_from(windows.len()).is_ok_and(|length| length == limit);
-            let next = windows.last().filter(|_| full).map(|last| &last.id);
+        Ok(History { windows, next }) => {
             Json(json!({"company": symbol, "windows": windows, "next": next})).into_response()
         }
         Err(refusal) => *refusal,

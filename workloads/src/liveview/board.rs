@@ -22,8 +22,13 @@ struct Entry {
 
 impl Board {
     /// Takes everything anew, as it was read at or after the position `at`; whether that changed anything.
+    ///
+    /// What went before it was read for the first time nobody can tell: a reader that stands before that has to get the whole board.
     pub fn replace(&mut self, windows: Vec<Window>, at: u64) -> bool {
         let at = at.max(self.at);
+        if self.at == 0 {
+            self.removed_at = at;
+        }
         let mut before = std::mem::take(&mut self.newest);
         let mut changed = false;
         for window in windows {
@@ -90,7 +95,7 @@ impl Board {
         self.newest.values().map(|entry| Window::clone(&entry.window)).collect()
     }
 
-    /// The windows that changed after the position `at`; `None` when a company went since, which only the whole board can tell.
+    /// The windows that changed after the position `at`; `None` when a company went since, or may have, which only the whole board can tell.
     #[must_use]
     pub fn since(&self, at: u64) -> Option<Vec<Window>> {
         let changed = self.newest.values().filter(|entry| entry.at > at);
@@ -154,10 +159,21 @@ mod tests {
         board.offer(window("B", NEW, 2.0), 12);
         assert_eq!(shown(&board.since(10).unwrap()), [("B", 2.0)]);
         assert_eq!(shown(&board.since(12).unwrap()), []);
-        assert_eq!(board.since(9).unwrap().len(), 2);
         board.replace(vec![window("B", NEW, 2.0)], 15);
         assert_eq!(board.since(12), None);
         assert_eq!(shown(&board.since(15).unwrap()), []);
+    }
+
+    #[test]
+    fn a_reader_that_stands_before_the_first_reading_gets_all_for_a_company_may_have_gone_before_it() {
+        let mut board = Board::default();
+        // Another pod showed it B too, at 9.
+        board.replace(vec![window("A", OLD, 1.0)], 10);
+        assert_eq!(board.since(9), None);
+        assert_eq!(shown(&board.since(10).unwrap()), []);
+        board.replace(vec![window("A", NEW, 2.0)], 12);
+        assert_eq!(board.since(9), None);
+        assert_eq!(shown(&board.since(10).unwrap()), [("A", 2.0)], "what it saw here it need not see again");
     }
 
     #[test]

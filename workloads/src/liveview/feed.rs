@@ -129,12 +129,17 @@ impl Feed {
             None => known.board.at() + 1,
         };
         // The cluster time is one for all pods; what this pod counts itself is its own.
-        known.source = match (&changes, known.source) {
+        let source = match (&changes, known.source) {
             (Some(_), _) => 0,
             (None, 0) => rand::random::<u32>().max(1),
             (None, source) => source,
         };
-        known.board.replace(self.newest().await?, at);
+        let newest = self.newest().await?;
+        if std::mem::replace(&mut known.source, source) != source {
+            // Positions of another source say nothing of this one's.
+            known.board = Board::default();
+        }
+        known.board.replace(newest, at);
         known.silent_since = None;
         self.send(known);
         self.contact();

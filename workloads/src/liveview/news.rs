@@ -137,6 +137,17 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_from_before_this_pod_read_anything_gets_one_whole_frame_and_then_what_changed() {
+        let mut board = Board::default();
+        board.replace(vec![window("A", 1)], 10);
+        let news = news(&board, Troubles::default());
+        let (text, cursor) = news.since(Some(Cursor { source: 0, at: 9 }));
+        assert_eq!((frame(&text).kind, frame(&text).prices.len()), (FrameType::Prices, 1));
+        let text = news.since(Some(cursor)).0;
+        assert_eq!((frame(&text).kind, frame(&text).prices.len()), (FrameType::Changes, 0));
+    }
+
+    #[test]
     fn a_pod_that_is_behind_takes_no_reader_back() {
         let mut board = Board::default();
         board.replace(vec![window("A", 1)], 10);

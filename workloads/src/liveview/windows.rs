@@ -33,7 +33,16 @@ pub async fn newest(windows: &Collection<Document>) -> mongodb::error::Result<Ve
     Ok(groups.iter().filter_map(|group| group.get_document("newest").ok()).filter_map(window).collect())
 }
 
-/// The windows of one company, newest first, from the newest or from the one before `before`.
+/// A page of a company's windows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// Newest first; fewer than were asked for when some documents are no windows.
+    pub windows: Vec<Window>,
+    /// The identity to go on before; none when there is no older document.
+    pub next: Option<String>,
+}
+
+/// The windows of one company, newest first, from the newest or from the one before `before`, in at most `limit` documents.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -42,7 +51,7 @@ pub async fn of_company(
     company: &Symbol,
     before: Option<&str>,
     limit: i64,
-) -> mongodb::error::Result<Vec<Window>> {
+) -> mongodb::error::Result<History> {
     let found = windows
         .find(selection(company, before))
         .sort(doc! {field::ID: -1})
@@ -50,7 +59,17 @@ pub async fn of_company(
         .projection(BOOKKEEPING.into_iter().map(|name| (name.to_owned(), Bson::Int32(0))).collect::<Document>())
         .await?;
     let documents: Vec<Document> = found.try_collect().await?;
-    Ok(documents.iter().filter_map(window).collect())
+    Ok(history(&documents, limit))
+}
+
+/// The page of these documents. As many as were asked for may have others behind them, whether or not each of them is a window.
+fn history(documents: &[Document], limit: i64) -> History {
+    let full = i64::try_from(documents.len()).is_ok_and(|length| length == limit);
+    let last = documents.last().filter(|_| full);
+    History {
+        windows: documents.iter().filter_map(window).collect(),
+        next: last.and_then(|last| last.get(field::ID)).map(identity),
+    }
 }
 
 /// Which documents [`of_company`] walks: with `before` it starts in the middle of the index, and costs as much as from its end.
@@ -170,6 +189,22 @@ mod tests {
         let ours = window(&document).unwrap();
         assert_eq!((ours.id.as_str(), ours.window, ours.count), ("7", Some(3), Some(1000)));
         assert_eq!(ours.first_at.as_deref(), Some("2027-01-15T08:00:00.123Z"));
+    }
+
+    #[test]
+    fn a_page_goes_on_behind_its_last_document_though_that_or_another_is_no_window() {
+        let number = |number: i32| doc! {"_id": number, "company": "A", "avgPrice": 1.0};
+        let foreign = |number: i32| doc! {"_id": number, "company": "A"};
+        let seen = |documents: &[Document]| {
+            let History { windows, next } = history(documents, 2);
+            (windows.into_iter().map(|window| window.id).collect::<Vec<_>>().join(" "), next)
+        };
+        assert_eq!(seen(&[number(9), number(8)]), ("9 8".into(), Some("8".into())));
+        assert_eq!(seen(&[foreign(9), number(8)]), ("8".into(), Some("8".into())));
+        assert_eq!(seen(&[number(9), foreign(8)]), ("9".into(), Some("8".into())));
+        assert_eq!(seen(&[foreign(9), foreign(8)]), (String::new(), Some("8".into())));
+        assert_eq!(seen(&[number(9)]), ("9".into(), None));
+        assert_eq!(seen(&[]), (String::new(), None));
     }
 
     #[test]

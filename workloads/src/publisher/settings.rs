@@ -82,7 +82,7 @@ impl Settings {
         };
         Ok(Self {
             companies: companies(given(args.company.as_deref()), given(args.companies.as_deref()))?,
-            broker: broker::Address::parse(args.rabbitmq_url.as_deref())?,
+            broker: broker::Address::parse(args.rabbitmq_url.as_deref(), broker::SMALL_FRAMES)?,
             interval: amount(
                 env::TICKER_INTERVAL,
                 args.ticker_interval.as_deref(),

@@ -12,7 +12,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,11 @@ pub struct Broker {
 
 impl Broker {
     pub async fn connect() -> Self {
-        let connection = Connection::connect(&rabbitmq(), ConnectionProperties::default()).await.unwrap();
+        Self::at(&rabbitmq()).await
+    }
+
+    pub async fn at(address: &str) -> Self {
+        let connection = Connection::connect(address, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         Self { connection, channel }
     }
@@ -186,6 +190,41 @@ pub async fn close_connections(name: &str) {
         (!ours.is_empty()).then_some(())
     })
     .await;
+}
+
+/// Takes the message at the head of a queue out of it, as an administrator may; whether there was one.
+pub async fn take_out(queue: &str) -> bool {
+    let url = format!("{}/api/queues/%2F/{queue}/get", address("STOCK_TEST_MANAGEMENT_URL"));
+    let wish = r#"{"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"}"#;
+    let client = reqwest::Client::new();
+    let answer = client.post(url).header("content-type", "application/json").body(wish).send().await.unwrap();
+    // Where the properties cannot be shown either the answer is an error, and the message is gone all the same.
+    answer.text().await.unwrap() != "[]"
+}
+
+/// The address of a relay to the broker, for one connection, that puts some bytes in the place of others: what no client would send.
+pub async fn relay(others: &'static [u8], some: &'static [u8]) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    assert_eq!(others.len(), some.len(), "frames say how long they are");
+    let url = rabbitmq();
+    let (before, rest) = url.split_once('@').unwrap();
+    let (host, after) = rest.split_once('/').unwrap();
+    let (listener, host) = (socket().await, host.to_owned());
+    let address = format!("{before}@{}/{after}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut from_client, mut client) = listener.accept().await.unwrap().0.into_split();
+        let (mut from_broker, mut broker) = TcpStream::connect(host).await.unwrap().into_split();
+        tokio::spawn(async move { tokio::io::copy(&mut from_broker, &mut client).await });
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+            let bytes = &mut buffer[..length];
+            while let Some(place) = bytes.windows(others.len()).position(|found| found == others) {
+                bytes[place..place + some.len()].copy_from_slice(some);
+            }
+            broker.write_all(bytes).await.unwrap();
+        }
+    });
+    address
 }
 
 // --- database ---

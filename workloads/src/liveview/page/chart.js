@@ -15,8 +15,9 @@ function load() {
     style.href = 'page/vendor/uPlot.min.css';
     const script = document.createElement('script');
     script.src = 'page/vendor/uPlot.iife.min.js';
-    script.onload = () => done(window.uPlot);
-    script.onerror = () => { library = null; fail(new Error('the chart cannot be loaded')); };
+    // It ends before it begins where the browser's own language is one that Intl refuses.
+    script.onload = () => window.uPlot ? done(window.uPlot) : fail(new Error('the chart does not run here'));
+    script.onerror = () => { library = null; style.remove(); script.remove(); fail(new Error('the chart cannot be loaded')); };
     document.head.append(style, script);
   });
   return library;

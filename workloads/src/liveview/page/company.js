@@ -1,11 +1,14 @@
-// One company: its chart, buys against sells, its last windows. Rule: it asks for the past once and grows with the frames.
+// One company: its chart, buys against sells, its last windows. Rule: no window is missing between two that it knows; it asks for the
+// past once, grows with the frames, and asks again when one did not reach it.
 
-import { isOlder, madeAt } from './prices.js';
+import { APART, isOlder, madeAt } from './prices.js';
 import { sentence } from './condition.js';
 import { age, change, count, DASH, has, portion, price, time } from './format.js';
 import { make, set, show } from './table.js';
 
 const PAGE = 30;                             // windows in one page of the table
+const LARGEST = 500;                         // windows in one answer
+const MOST = 2000;                           // windows that are kept, unless more are shown
 const byId = id => document.getElementById(id);
 
 export class CompanyView {
@@ -16,6 +19,8 @@ export class CompanyView {
   #points = 120;
   #chart = null;
   #turn = 0;
+  #asking = false;
+  #askedAt = 0;                              // when the last answer came
 
   constructor(prices) {
     this.prices = prices;
@@ -39,8 +44,9 @@ export class CompanyView {
     byId('company-error').hidden = true;
     this.#chart?.destroy();
     this.#chart = null;
-    this.update();
+    byId('no-chart').hidden = true;
     this.#load();
+    this.update();
     byId('company-name').focus();
   }
 
@@ -58,17 +64,12 @@ export class CompanyView {
     const company = this.prices.companies.get(this.symbol);
     byId('company-facts').hidden = !company;
     if (!company) return;
-    const { window, previous, first } = company;
+    const { window, previous, first } = company, [newest, before] = this.#windows;
     set(byId('company-price'), price(window.avgPrice));
-    show(byId('company-change'), change(window.avgPrice, this.#windows[1]?.avgPrice ?? previous));
+    show(byId('company-change'), change(window.avgPrice, newest?._id === window._id && before ? before.avgPrice : previous));
     show(byId('company-session'), change(window.avgPrice, first));
     set(byId('company-range'), has(window.min) ? `${price(window.min)} – ${price(window.max)}` : DASH);
     set(byId('company-volume'), count(window.count));
-    const newest = this.#windows[0];
-    if (newest && newest._id !== window._id && !isOlder(window._id, newest._id)) {
-      this.#windows.unshift(window);
-      this.#show();
-    }
     this.tick();
   }
 
@@ -78,23 +79,41 @@ export class CompanyView {
     const now = Date.now(), words = sentence(company, this.prices, now);
     set(byId('company-age'), has(company.since) ? age(now - company.since) : DASH);
     set(byId('company-note'), words && `⚠ ${words}`);
+    this.#follow(company);
+  }
+
+  // Takes the newest window if it follows those that are known. A fast company has some between any two frames, so what was missed
+  // is asked for in its own time.
+  #follow({ window, follows }) {
+    const newest = this.#windows[0];
+    if (newest && (newest._id === window._id || isOlder(window._id, newest._id))) return;
+    if (newest && (newest._id === follows || !isOlder(newest._id, window._id))) {
+      this.#windows.unshift(window);
+      this.#show();
+    } else if (!this.#asking && !document.hidden && performance.now() - this.#askedAt > APART) this.#load();
   }
 
   async #load() {
     const turn = this.#turn += 1;
     this.element.ariaBusy = 'true';
-    await this.#ask(this.#points, null, turn);
+    await this.#ask(Math.min(LARGEST, Math.max(this.#points, this.#rows)), null, turn);
     if (turn === this.#turn) this.element.ariaBusy = 'false';
   }
 
   async #older() {
     this.#rows += PAGE;
-    if (this.#windows.length < this.#rows && this.#next) await this.#ask(PAGE, this.#next, this.#turn);
-    else this.#show();
+    if (this.#windows.length >= this.#rows || !this.#next) return this.#show();
+    const button = byId('older'), focused = document.activeElement === button;
+    button.disabled = true;
+    await this.#ask(PAGE, this.#next, this.#turn);
+    button.disabled = false;
+    // A disabled button loses the keyboard's place.
+    if (focused && document.activeElement === document.body) button.focus({ preventScroll: true });
   }
 
   async #ask(limit, before, turn) {
     const problem = byId('company-error');
+    this.#asking = true;
     try {
       const query = new URLSearchParams({ limit, ...(before && { before }) });
       const answer = await fetch(`api/companies/${encodeURIComponent(this.symbol)}/windows?${query}`);
@@ -102,17 +121,38 @@ export class CompanyView {
       if (turn !== this.#turn) return;
       if (!answer.ok) throw new Error(body.error);
       problem.hidden = true;
-      this.#windows = before ? [...this.#windows, ...body.windows] : body.windows;
-      this.#next = body.next;
+      this.#take(body, before);
       this.#show();
     } catch (error) {
       if (turn !== this.#turn) return;
       problem.textContent = `The windows of ${this.symbol} cannot be shown: ${error.message || 'the server cannot be reached'}.`;
       problem.hidden = false;
+    } finally {
+      if (turn === this.#turn) { this.#asking = false; this.#askedAt = performance.now(); }
     }
   }
 
+  #take({ windows, next }, before) {
+    if (before) {
+      // The others may have been read anew meanwhile, and end elsewhere.
+      if (before !== this.#next) return;
+      this.#windows.push(...windows);
+      this.#next = next;
+      return;
+    }
+    // What came meanwhile stays, and what was paged in, where this reaches to it.
+    const place = window => this.#windows.findIndex(({ _id }) => _id === window?._id);
+    const first = place(windows[0]), last = place(windows.at(-1));
+    if (last < 0) this.#next = next;
+    this.#windows = [...this.#windows.slice(0, Math.max(0, first)), ...windows, ...(last < 0 ? [] : this.#windows.slice(last + 1))];
+  }
+
   #show() {
+    const most = Math.max(MOST, this.#rows);
+    if (this.#windows.length > most) {
+      this.#windows.length = most;
+      this.#next = this.#windows.at(-1)._id;
+    }
     this.#table();
     this.#balance();
     this.#draw();
@@ -154,17 +194,21 @@ export class CompanyView {
   async #draw(anew = false) {
     if (this.symbol === null) return;
     const turn = this.#turn, windows = this.#windows.slice(0, this.#points).reverse();
-    byId('chart').hidden = windows.length < 2;
+    const place = byId('chart'), problem = byId('no-chart');
+    place.hidden = windows.length < 2 || !problem.hidden;
     if (windows.length < 2) return;
     try {
       const { Chart } = await import('./chart.js');
       if (turn !== this.#turn) return;
       if (anew) { this.#chart?.destroy(); this.#chart = null; }
-      this.#chart ??= await Chart.in(byId('chart'));
-      if (turn === this.#turn) this.#chart.show(windows);
+      this.#chart ??= await Chart.in(place);
+      if (turn !== this.#turn) return;
+      this.#chart.show(windows);
+      problem.hidden = true;
+      place.hidden = false;
     } catch {
-      const problem = byId('company-error');
-      problem.textContent = 'The chart could not be loaded; the table below has the same figures.';
+      if (turn !== this.#turn) return;
+      place.hidden = true;
       problem.hidden = false;
     }
   }

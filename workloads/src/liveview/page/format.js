@@ -1,6 +1,7 @@
 // Numbers and times as the reader's language writes them. Rule: pure; unknown is a dash, never a zero.
 
-const languages = navigator.languages;
+// Chromium calls the system's C locale "en-US@posix", which Intl refuses; without any language it takes its own.
+const languages = navigator.languages.filter(language => { try { return Intl.getCanonicalLocales(language); } catch { return false; } });
 const two = new Intl.NumberFormat(languages, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const whole = new Intl.NumberFormat(languages, { maximumFractionDigits: 0 });
 const percent = new Intl.NumberFormat(languages, { style: 'percent', minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: 'exceptZero' });

@@ -14,7 +14,9 @@ const table = new Table(prices, byId('prices')), company = new CompanyView(price
 let announcedAt = 0, framed = false, scrolled = 0;
 
 connection.addEventListener('frame', ({ detail }) => {
-  const news = prices.take(detail);
+  // The connection is called live after its first frame.
+  const news = prices.take(detail, connection.state === 'live');
+  if (!framed) lookBack();
   if (!framed || news.others) { framed = true; route(); }
   table.update(news);
   company.update();
@@ -23,6 +25,12 @@ connection.addEventListener('frame', ({ detail }) => {
   tell();
 });
 connection.addEventListener('state', tell);
+
+// The reader's clock may be wrong; any answer tells the server's time.
+async function lookBack() {
+  const answer = await fetch('api/prices', { method: 'HEAD' }).catch(() => null);
+  prices.lookBack(Date.parse(answer?.headers.get('date')));
+}
 
 /* ---- what is shown ------------------------------------------------------ */
 
@@ -99,7 +107,7 @@ function tell() {
     tell.before = state;
   }
 }
-const isWaiting = (each, now) => isStale(each, now) || sentence(each, prices, now) !== '';
+const isWaiting = (each, now) => isStale(each, prices) || sentence(each, prices, now) !== '';
 
 function announcePrices() {
   if (Date.now() - announcedAt < ANNOUNCE_EVERY) return;

@@ -1,17 +1,25 @@
 // What the page knows of each company. Rule: plain data; an older window never replaces a newer one, whichever pod sends it.
 
+import { has } from './format.js';
+
 export const POINTS = 60;                    // windows in a sparkline
+export const APART = 3_000;                  // least time between two requests for windows that were missed, ms
 const SESSION = 'stockpipeline.session';
 
 const OBJECT_ID = /^[0-9a-f]{24}$/i;
 export const isOlder = (id, known) => OBJECT_ID.test(id) && OBJECT_ID.test(known) && id < known;
 
-// When a window was made: its last trade, else the second in its ObjectId.
+// The second in a window's ObjectId.
+const storedAt = ({ _id }) => OBJECT_ID.test(_id) ? parseInt(_id.slice(0, 8), 16) * 1000 : undefined;
+
+// When a window was made: its last trade, else when it was stored.
 export function madeAt(window) {
   const last = Date.parse(window.lastAt ?? '');
-  if (!Number.isNaN(last)) return last;
-  return OBJECT_ID.test(window._id) ? parseInt(window._id.slice(0, 8), 16) * 1000 : undefined;
+  return Number.isNaN(last) ? storedAt(window) : last;
 }
+
+// Whether no window lies between the two. Those of other programs have no number; they are taken to follow on an unbroken connection.
+const isNext = (window, known, unbroken) => has(window.window) && has(known.window) ? window.window === known.window + 1 : unbroken;
 
 export class Prices {
   companies = new Map();                     // symbol -> Company
@@ -19,10 +27,13 @@ export class Prices {
   unattended = {};
   databaseSilentSince = null;
   pod = null;
+  heardAt = 0;                               // when the newest frame came, by performance.now(): the reader's clock may be wrong
   firsts = remembered();
 
-  // Takes a frame; gives the symbols that changed, and whether companies came or went.
-  take(frame) {
+  // Takes a frame, which follows the one before on the same connection if that is `unbroken`; gives the companies that changed,
+  // and whether some came or went.
+  take(frame, unbroken = false) {
+    this.heardAt = performance.now();
     const changed = new Set();
     let others = false;
     for (const window of frame.prices) {
@@ -33,7 +44,7 @@ export class Prices {
         this.companies.set(window.company, company);
         others = true;
       }
-      if (company.take(window)) changed.add(company);
+      if (company.take(window, this.heardAt, unbroken)) changed.add(company);
       this.firsts[window.company] ??= window.avgPrice;
       company.first = this.firsts[window.company];
     }
@@ -54,6 +65,14 @@ export class Prices {
     return { changed, others };
   }
 
+  // How long companies were silent before the page came, by the servers' clocks; `serverTime` may be unknown.
+  lookBack(serverTime) {
+    for (const company of this.companies.values()) {
+      const silent = serverTime - storedAt(company.window);
+      if (silent > 0) company.heardAt = Math.min(company.heardAt, performance.now() - silent);
+    }
+  }
+
   // The session is that of the tab: a reload does not begin a new one.
   remember() {
     try { sessionStorage.setItem(SESSION, JSON.stringify(this.firsts)); } catch { /* then a reload does */ }
@@ -67,22 +86,34 @@ function remembered() {
 class Company {
   window = null;                             // the newest
   since = undefined;                         // when it was made
-  previous = undefined;                      // the price before
+  heardAt = 0;                               // when the page heard of it, by performance.now()
+  follows = undefined;                       // the identity of the window before, unless one between them was missed
+  previous = undefined;                      // the price before, if that is known
   first = undefined;                         // the session's first price
-  line = [];                                 // prices, oldest first
-  loaded = false;
+  loaded = false;                            // whether the line was asked for since a window was missed
+  askedAt = -Infinity;                       // when it was, by performance.now()
+  #points = [];                              // { id, price }, oldest first; of those that were loaded the last alone has its id
 
   constructor(symbol) { this.symbol = symbol; }
 
-  take(window) {
+  get line() { return this.#points.map(({ price }) => price); }
+
+  take(window, heardAt, unbroken) {
     const known = this.window;
     if (known && (isOlder(window._id, known._id) || (known._id === window._id && known.avgPrice === window.avgPrice))) return false;
-    if (known && known._id === window._id) {
-      this.line[this.line.length - 1] = window.avgPrice;
-    } else {
-      this.previous = known?.avgPrice ?? this.previous;
-      this.line.push(window.avgPrice);
-      if (this.line.length > POINTS) this.line.shift();
+    const place = this.#points.findIndex(({ id }) => id === window._id);
+    if (known?._id !== window._id) {
+      const next = known && isNext(window, known, unbroken);
+      this.follows = next ? known._id : undefined;
+      // A line that was read after the window was stored, and before its frame came, has the price before it too.
+      this.previous = next ? known.avgPrice : this.#points[place - 1]?.price;
+      if (known && !next && place < 0) this.loaded = false;
+      this.heardAt = heardAt;
+    }
+    if (place >= 0) this.#points[place].price = window.avgPrice;
+    else if (!isOlder(window._id, this.#points.at(-1)?.id ?? '')) {
+      this.#points.push({ id: window._id, price: window.avgPrice });
+      if (this.#points.length > POINTS) this.#points.shift();
     }
     this.window = window;
     this.since = Math.min(madeAt(window) ?? Date.now(), Date.now());
@@ -91,10 +122,10 @@ class Company {
 
   // Takes the past; windows that came while it was asked for stay.
   load({ prices, newest }) {
-    this.loaded = true;
     if (!prices.length) return;
-    if (newest === this.window._id) this.line = prices;
-    else if (isOlder(newest, this.window._id)) this.line = [...prices, ...this.line].slice(-POINTS);
-    if (this.line.length > 1) this.previous = this.line.at(-2);
+    const past = prices.map(price => ({ price })), later = this.#points.filter(({ id }) => id && isOlder(newest, id));
+    past.at(-1).id = newest;
+    this.#points = [...past, ...later].slice(-POINTS);
+    if (newest === this.window._id) this.previous = prices.at(-2) ?? this.previous;
   }
 }

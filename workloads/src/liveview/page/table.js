@@ -1,7 +1,7 @@
 // The table of companies: only the rows on the screen exist, so thousands cost what a dozen do.
 // Rule: a row's place is its number times the row's height; the order rests while a pointer is in the table.
 
-import { POINTS } from './prices.js';
+import { APART, POINTS } from './prices.js';
 import { isStale, sentence } from './condition.js';
 import { age, change, count, has, price } from './format.js';
 import { draw } from './sparkline.js';
@@ -75,7 +75,7 @@ export class Table {
   arrange() {
     this.#dirty = false;
     const key = KEYS[this.sort.column], sign = this.sort.descending ? -1 : 1;
-    const all = [...this.prices.companies.values()].filter(company => company.symbol.includes(this.#search));
+    const all = [...this.prices.companies.values()].filter(company => company.symbol.toUpperCase().includes(this.#search));
     const keys = new Map(all.map(company => [company, key(company)]));
     this.order = all.sort((left, right) => {
       const [a, b] = [keys.get(left), keys.get(right)];
@@ -120,16 +120,24 @@ export class Table {
       row.put(index, this.#height);
       if (row.element === place) place = place.nextElementSibling; else this.body.insertBefore(row.element, place);
       if (row.fresh) row.update(false);
-      if (!company.loaded) this.#want(company);
+      this.#want(company);
     }
   }
 
-  tick() { this.#rows.forEach(row => row.tick()); }
+  tick() {
+    this.#rows.forEach(row => row.tick());
+    if (!this.element.offsetParent) return;
+    // After a sleep all companies may have missed windows; those that nobody looks at wait until somebody does.
+    const needed = this.sort.column === 'change' ? this.prices.companies.values() : this.#rows.keys();
+    for (const company of needed) this.#want(company);
+  }
 
-  // Sparklines are asked for together, and no more than two requests at a time.
+  // Sparklines are asked for together, and no more than two requests at a time. A fast company misses windows with every frame.
   #want(company) {
-    if (company.loaded) return;
+    const now = performance.now();
+    if (company.loaded || now - company.askedAt < APART) return;
     company.loaded = true;
+    company.askedAt = now;
     this.#wanted.add(company);
     setTimeout(() => this.#ask(), 30);
   }
@@ -149,7 +157,7 @@ export class Table {
       }
       if (this.sort.column === 'change') this.arrange();
     } catch {
-      // The line grows from here; the next time the row is shown asks again.
+      // The line grows from here; it is asked for again in a while.
       batch.forEach(company => { company.loaded = false; });
     }
     this.#asking -= 1;
@@ -236,7 +244,7 @@ class Row {
     const now = Date.now(), words = sentence(this.company, this.prices, now, true);
     set(this.cells.age, has(this.company.since) ? age(now - this.company.since) : '–');
     set(this.note, words && `⚠ ${words}`);
-    this.element.classList.toggle('stale', Boolean(words) || isStale(this.company, now));
+    this.element.classList.toggle('stale', Boolean(words) || isStale(this.company, this.prices));
   }
 }
 
