@@ -61,7 +61,7 @@ pub struct Known {
     pub rest: Rest,
     /// Those on their way out that had no queue.
     pub absent: BTreeSet<String>,
-    /// Those of which nothing was left to delete.
+    /// Those of which nothing was left to delete; remembered when they are out, for the status may still name them if it could not be written.
     pub gone: BTreeSet<String>,
 }
 
@@ -75,7 +75,12 @@ impl Known {
         Self {
             rest: before.rest.after(&stopped.cloned().collect(), &seen.queues, now),
             absent: seen.absent.clone(),
-            gone: seen.gone.clone(),
+            gone: seen
+                .gone
+                .iter()
+                .chain(before.gone.difference(&plan.symbols().into_iter().collect()))
+                .cloned()
+                .collect(),
         }
     }
 }
@@ -108,7 +113,8 @@ pub fn companies(
     let lost = before.iter().filter(|status| found.iter().all(|(written, _)| written.symbol != status.symbol));
     let lost = lost.filter_map(|status| {
         let on_remove = status.leaving?;
-        Some((crd::Company { on_remove, ..crd::Company::named(&status.symbol) }, false))
+        // Where nothing was left, its consumers may have gone because it was through: they are not made anew to find that out.
+        Some((crd::Company { on_remove, ..crd::Company::named(&status.symbol) }, status.left == Some(0)))
     });
     found.extend(lost.collect::<Vec<_>>());
     let mut leaving: Vec<Leaving> = found
@@ -257,6 +263,12 @@ mod tests {
         let leaving = |known: &Known| companies("demo", &spec, &before, (&[], &[]), known, Timestamp::UNIX_EPOCH);
         let [msft] = &leaving(&Known::default())[..] else { panic!("one is on its way") };
         assert_eq!((msft.company.symbol.as_str(), msft.step), ("MSFT", Step::Drain));
+        let drained = [CompanyStatus { left: Some(0), ..before[1].clone() }];
+        let [msft] = &companies("demo", &spec, &drained, (&[], &[]), &Known::default(), Timestamp::UNIX_EPOCH)[..]
+        else {
+            panic!("it is not known to be through")
+        };
+        assert_eq!((msft.step, msft.consumers()), (Step::Stop, 0), "no consumer makes its queue anew");
         let through = BTreeSet::from(["MSFT".to_owned()]);
         assert_eq!(leaving(&Known { gone: through.clone(), absent: through, ..Known::default() }), []);
     }

@@ -370,9 +370,10 @@ impl Plan {
         let host = format!("{}.{}.svc", names::part(&self.name, Part::Broker), self.namespace);
         let (scheme, port) = objects::amqp(self);
         // As RabbitMQ's own clients name it (rabbitmq.com/docs/uri-query-parameters).
-        let trusted = self.tls.as_ref().map(|_| format!("?cacertfile={}", objects::trusted_file(Part::Broker)));
-        let (user, password) = (application.name, application.password);
-        format!("{scheme}://{user}:{password}@{host}:{port}/%2f{}", trusted.unwrap_or_default())
+        let trusted = self.tls.as_ref().map(|_| format!("&cacertfile={}", objects::trusted_file(Part::Broker)));
+        let (user, password, trusted) = (application.name, application.password, trusted.unwrap_or_default());
+        // Larger ones our broker does not take, so nobody needs buffers for them.
+        format!("{scheme}://{user}:{password}@{host}:{port}/%2f?frame_max={}{trusted}", objects::MAX_FRAME_BYTES)
     }
 
     /// The content of the Secret of broker or database: what was generated, and what is derived from it.

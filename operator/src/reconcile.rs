@@ -627,11 +627,15 @@ fn addresses(plan: &Plan, seen: &Seen) -> BTreeMap<&'static str, String> {
 }
 
 /// Where running programs read the addresses of external parts that cannot be read where the resource says: a name that leads nowhere replaces no pod either.
+/// Nothing where some of them read it there already, or where a template says where.
 fn read_now(plan: &Plan, deployments: impl FnOnce() -> Vec<Deployment>) -> BTreeMap<Part, (String, String)> {
     let broker = plan.external.broker.as_ref().is_some_and(Result::is_err).then_some((Part::Broker, env::RABBITMQ_URL));
     let database = plan.external.database.as_ref().is_some_and(Result::is_err);
     let unread = broker.into_iter().chain(database.then_some((Part::Database, env::MONGODB_URL)));
-    let unread: Vec<(Part, &str)> = unread.collect();
+    let templates = [&plan.publisher, &plan.consumer, &plan.liveview.template];
+    let of_users =
+        |name: &str| templates.iter().flat_map(|template| &template.env).any(|variable| variable.name == name);
+    let unread: Vec<(Part, &str)> = unread.filter(|(_, name)| !of_users(name)).collect();
     if unread.is_empty() {
         return BTreeMap::new();
     }
@@ -640,12 +644,15 @@ fn read_now(plan: &Plan, deployments: impl FnOnce() -> Vec<Deployment>) -> BTree
     let pods = ours.filter_map(|deployment| deployment.spec.as_ref()?.template.spec.as_ref());
     let variables: Vec<&EnvVar> =
         pods.flat_map(|pod| &pod.containers).filter_map(|container| container.env.as_ref()).flatten().collect();
-    let source = |name: &str| {
-        let variable = variables.iter().find(|variable| variable.name == name)?;
-        let read = variable.value_from.as_ref()?.secret_key_ref.as_ref()?;
-        Some((read.name.clone(), read.key.clone()))
+    let source = |(part, name): (Part, &str)| {
+        let of_name = variables.iter().filter(|variable| variable.name == name);
+        let sources = of_name.filter_map(|variable| variable.value_from.as_ref()?.secret_key_ref.as_ref());
+        let sources: Vec<(&str, &str)> = sources.map(|read| (read.name.as_str(), read.key.as_str())).collect();
+        let (secret, key) = plan.address(part);
+        let (name, of) = *sources.first().filter(|_| !sources.contains(&(secret.as_str(), key)))?;
+        Some((part, (name.to_owned(), of.to_owned())))
     };
-    unread.into_iter().filter_map(|(part, variable)| Some((part, source(variable)?))).collect()
+    unread.into_iter().filter_map(source).collect()
 }
 
 /// When to try again after a failed pass, with jitter so that many pipelines do not come back at once.

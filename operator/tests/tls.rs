@@ -130,7 +130,10 @@ async fn an_authority_is_made_once_and_a_deleted_secret_is_a_renewed_certificate
     let published = published.data.unwrap();
     assert_eq!(published, BTreeMap::from([(key::TRUSTED.to_owned(), certificate.clone())]), "without the key");
     let url = text(&world.secret("demo-broker-credentials").await, "url");
-    assert!(url.starts_with("amqps://") && url.ends_with(":5671/%2f?cacertfile=/run/tls/broker/ca.crt"), "{url:.8}");
+    assert!(
+        url.starts_with("amqps://") && url.ends_with(":5671/%2f?frame_max=16384&cacertfile=/run/tls/broker/ca.crt"),
+        "{url:.8}"
+    );
 
     // An operator that remembers nothing takes what is there.
     world.restart().await;

@@ -398,7 +398,7 @@ async fn sparklines_of_several_companies_come_with_one_request_oldest_first() {
         insert(&database, doc! {"company": company, "avgPrice": price}).await;
     }
     let running = start(&database).await;
-    let (code, lines) = get(&running, "/api/sparklines?companies=A,B,NONE").await;
+    let (code, lines) = get(&running, "/api/sparklines?companies=A,not%20ours,B,NONE").await;
     assert_eq!(code, 200);
     assert_eq!(lines["sparklines"]["A"]["prices"], serde_json::json!([1.0, 2.0]));
     assert_eq!(lines["sparklines"]["B"]["prices"], serde_json::json!([9.0]));

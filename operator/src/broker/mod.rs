@@ -28,6 +28,7 @@ const ACTS_MAX: usize = 200;
 /// Bound of all closer looks of one pass, and what each queue adds to it: of 500 queues, all of which must be seen before a node is taken away.
 const LOOKS: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
+const LOOKS_MAX: Duration = Duration::from_secs(20);
 
 /// The broker after a pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -198,7 +199,7 @@ async fn observe(management: &Management<'_>, wanted: &Wanted) -> Result<Seen, F
     }
     let doubtful: Vec<&mut Queue> =
         queues.values_mut().filter(|queue| membership::needs_a_closer_look(wanted, queue)).collect();
-    let bound = LOOKS + LOOK * u32::try_from(doubtful.len()).unwrap_or(u32::MAX);
+    let bound = (LOOKS + LOOK * u32::try_from(doubtful.len()).unwrap_or(u32::MAX)).min(LOOKS_MAX);
     let looks = stream::iter(doubtful).for_each_concurrent(TOGETHER, async |queue| {
         // A queue whose nodes do not answer keeps what the list said.
         if let Err(failure) = management.look_closer(queue).await {

@@ -28,9 +28,12 @@ const PEM_CACHE_MILLIS: u32 = 10_000;
 /// How often a node judges whether the leaders of its queues' replicas are still there. By default it is every five seconds, and no event was taken for
 /// eight when a leader vanished without a word; a leader that is only slow hands over to another one and nothing is lost.
 const LEADER_LOST_MILLIS: u32 = 1_000;
-/// Largest message that is taken; RabbitMQ's own is 16 MiB, and an event has some 200 bytes. At the default batch a consumer has 2000 of them in its
+/// Largest body that is taken; RabbitMQ's own is 16 MiB, and an event has some 200 bytes. At the default batch a consumer has 2000 of them in its
 /// memory at most, which has a limit of 96 MiB. Whoever publishes a larger one is told at once.
 const MAX_MESSAGE_BYTES: u32 = 16 * 1024;
+/// Largest frame, in bytes: the properties of a message are one, so this bounds them as well, and a program keeps two buffers of 32 frames. RabbitMQ's own
+/// is 128 KiB; a larger body goes in several.
+pub(crate) const MAX_FRAME_BYTES: u32 = 16 * 1024;
 /// What the nodes speak with each other on: the port mapper, and the node itself.
 pub(super) const PEERS: [u16; 2] = [4369, 25672];
 /// Files of the ConfigMap. The programs among them are started by `bash`, as the image's own entrypoint is.
@@ -254,6 +257,7 @@ log.console.level = info
 # A program that declares a company's queue as it did before there were quorum queues must not be refused.
 quorum_queue.property_equivalence.relaxed_checks_on_redeclaration = true
 max_message_size = {MAX_MESSAGE_BYTES}
+frame_max = {MAX_FRAME_BYTES}
 cluster_partition_handling = pause_minority
 raft.adaptive_failure_detector.poll_interval = {LEADER_LOST_MILLIS}
 cluster_formation.peer_discovery_backend = classic_config

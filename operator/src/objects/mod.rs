@@ -15,8 +15,8 @@ mod workload;
 
 use std::collections::BTreeMap;
 
-pub(crate) use broker::amqp;
 pub use broker::says_formed;
+pub(crate) use broker::{MAX_FRAME_BYTES, amqp};
 pub(crate) use certificates::trusted_file;
 pub use database::Form as DatabaseForm;
 

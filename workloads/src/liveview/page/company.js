@@ -1,7 +1,7 @@
 // One company: its chart, buys against sells, its last windows. Rule: no window is missing between two that it knows; it asks for the
 // past once, grows with the frames, and asks again when one did not reach it.
 
-import { APART, isOlder, madeAt } from './prices.js';
+import { APART, isOlder, LONGEST_APART, madeAt } from './prices.js';
 import { sentence } from './condition.js';
 import { age, change, count, DASH, has, portion, price, time } from './format.js';
 import { make, set, show } from './table.js';
@@ -21,6 +21,7 @@ export class CompanyView {
   #turn = 0;
   #asking = false;
   #askedAt = 0;                              // when the last answer came
+  #apart = APART;                            // least time until it is asked again, ms; doubled until a window follows
 
   constructor(prices) {
     this.prices = prices;
@@ -38,6 +39,7 @@ export class CompanyView {
     this.#windows = [];
     this.#next = null;
     this.#rows = PAGE;
+    this.#apart = APART;
     this.element.hidden = false;
     byId('company-name').textContent = symbol;
     byId('windows').tBodies[0].replaceChildren();
@@ -88,9 +90,13 @@ export class CompanyView {
     const newest = this.#windows[0];
     if (newest && (newest._id === window._id || isOlder(window._id, newest._id))) return;
     if (newest && (newest._id === follows || !isOlder(newest._id, window._id))) {
+      this.#apart = APART;
       this.#windows.unshift(window);
       this.#show();
-    } else if (!this.#asking && !document.hidden && performance.now() - this.#askedAt > APART) this.#load();
+    } else if (!this.#asking && !document.hidden && performance.now() - this.#askedAt > this.#apart) {
+      this.#apart = Math.min(2 * this.#apart, LONGEST_APART);
+      this.#load();
+    }
   }
 
   async #load() {

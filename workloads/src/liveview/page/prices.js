@@ -4,6 +4,7 @@ import { has } from './format.js';
 
 export const POINTS = 60;                    // windows in a sparkline
 export const APART = 3_000;                  // least time between two requests for windows that were missed, ms
+export const LONGEST_APART = 60_000;         // the same of a company that misses some with every frame
 const SESSION = 'stockpipeline.session';
 
 const OBJECT_ID = /^[0-9a-f]{24}$/i;
@@ -92,6 +93,7 @@ class Company {
   first = undefined;                         // the session's first price
   loaded = false;                            // whether the line was asked for since a window was missed
   askedAt = -Infinity;                       // when it was, by performance.now()
+  apart = APART;                             // least time until it is again, ms; doubled until a window follows the one before
   #points = [];                              // { id, price }, oldest first; of those that were loaded the last alone has its id
 
   constructor(symbol) { this.symbol = symbol; }
@@ -107,6 +109,7 @@ class Company {
       this.follows = next ? known._id : undefined;
       // A line that was read after the window was stored, and before its frame came, has the price before it too.
       this.previous = next ? known.avgPrice : this.#points[place - 1]?.price;
+      if (next) this.apart = APART;
       if (known && !next && place < 0) this.loaded = false;
       this.heardAt = heardAt;
     }

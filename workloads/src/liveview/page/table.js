@@ -1,7 +1,7 @@
 // The table of companies: only the rows on the screen exist, so thousands cost what a dozen do.
 // Rule: a row's place is its number times the row's height; the order rests while a pointer is in the table.
 
-import { APART, POINTS } from './prices.js';
+import { LONGEST_APART, POINTS } from './prices.js';
 import { isStale, sentence } from './condition.js';
 import { age, change, count, has, price } from './format.js';
 import { draw } from './sparkline.js';
@@ -135,8 +135,9 @@ export class Table {
   // Sparklines are asked for together, and no more than two requests at a time. A fast company misses windows with every frame.
   #want(company) {
     const now = performance.now();
-    if (company.loaded || now - company.askedAt < APART) return;
+    if (company.loaded || now - company.askedAt < company.apart) return;
     company.loaded = true;
+    if (company.askedAt > 0) company.apart = Math.min(2 * company.apart, LONGEST_APART);
     company.askedAt = now;
     this.#wanted.add(company);
     setTimeout(() => this.#ask(), 30);
