@@ -117,7 +117,10 @@ pub fn programs(credentials: &PartCredentials, seen: &Seen) -> Option<String> {
         .map(ResourceExt::name_any)
         .collect();
     if let Some(first) = deployments.first() {
-        return Some(format!("{} deployments have not moved to the new users yet, {first} first", deployments.len()));
+        return Some(match deployments.len() {
+            1 => format!("deployment {first} has not moved to the new users yet"),
+            more => format!("{more} deployments have not moved to the new users yet, {first} first"),
+        });
     }
     let of_before =
         |pod: &&Pod| reads(*pod, part) && !is_over(pod) && !is_of(pod.annotations().get(address_annotation(part)));

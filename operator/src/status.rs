@@ -470,7 +470,8 @@ fn set(
     if current && old > 0 && pods::worst(pods_of(seen, part), now, pods::trouble).is_none() {
         let waits = system.and_then(|system| system.waiting_for.as_deref());
         let waits = waits.map_or_else(String::new, |reason| format!("; the next one waits: {reason}"));
-        let message = format!("{old} pods are still to be replaced, one at a time{waits}");
+        let pods = if old == 1 { "1 pod is".to_owned() } else { format!("{old} pods are") };
+        let message = format!("{pods} still to be replaced, one at a time{waits}");
         return Judgement { type_, part, ready, wanted, reason: reason::ROLLING, message, trouble: false };
     }
     match system {
