@@ -69,18 +69,19 @@ impl Known {
     /// Adds what a pass has seen.
     pub fn after(before: &Self, plan: &Plan, seen: &Seen, now: Timestamp) -> Self {
         let leaving = plan.leaving.iter().map(|leaving| &leaving.company.symbol);
+        let of_interest = |symbol: &String| {
+            let staying = plan.companies.iter().map(|company| &company.symbol);
+            staying.chain(leaving.clone()).any(|known| known == symbol)
+        };
+        let out = before.gone.iter().filter(|symbol| !of_interest(symbol));
+        let gone = seen.gone.iter().chain(out).cloned().collect();
         let paused = plan.companies.iter().filter(|_| plan.paused).map(|company| &company.symbol);
         // An event of a publisher that still runs would come after the look.
-        let stopped = leaving.chain(paused).filter(|symbol| !has_pods(symbol, Part::Publisher, &seen.pods));
+        let stopped = leaving.clone().chain(paused).filter(|symbol| !has_pods(symbol, Part::Publisher, &seen.pods));
         Self {
             rest: before.rest.after(&stopped.cloned().collect(), &seen.queues, now),
             absent: seen.absent.clone(),
-            gone: seen
-                .gone
-                .iter()
-                .chain(before.gone.difference(&plan.symbols().into_iter().collect()))
-                .cloned()
-                .collect(),
+            gone,
         }
     }
 }
@@ -110,13 +111,13 @@ pub fn companies(
         (deployment.name_any() == name).then_some((written, stopped))
     });
     let mut found: Vec<(crd::Company, bool)> = of_consumers.collect();
-    let lost = before.iter().filter(|status| found.iter().all(|(written, _)| written.symbol != status.symbol));
-    let lost = lost.filter_map(|status| {
-        let on_remove = status.leaving?;
-        // Where nothing was left, its consumers may have gone because it was through: they are not made anew to find that out.
-        Some((crd::Company { on_remove, ..crd::Company::named(&status.symbol) }, status.left == Some(0)))
-    });
-    found.extend(lost.collect::<Vec<_>>());
+    for status in before {
+        let Some(on_remove) = status.leaving else { continue };
+        if found.iter().all(|(written, _)| written.symbol != status.symbol) {
+            // Where nothing was left, its consumers may have gone because it was through: they are not made anew to find that out.
+            found.push((crd::Company { on_remove, ..crd::Company::named(&status.symbol) }, status.left == Some(0)));
+        }
+    }
     let mut leaving: Vec<Leaving> = found
         .into_iter()
         .filter_map(|(written, stopped)| {

@@ -328,9 +328,7 @@ async fn tell(plan: &Plan, told: &BTreeSet<String>, seen: &mut Seen) {
     let Some((url, ours)) = database_url(plan) else { return };
     match drain::tell(&url, MONGODB_DB, MONGODB_COLLECTION, &drained, &others).await {
         Ok(()) => seen.told = Some(drained),
-        // Nothing that somebody else's database answers is repeated.
-        Err(_) if !ours => tracing::warn!("cannot tell the consumers what is drained, to be tried again"),
-        Err(error) => tracing::warn!(%error, "cannot tell the consumers what is drained, to be tried again"),
+        Err(error) => warn(&error, ours, "cannot tell the consumers what is drained, to be tried again"),
     }
 }
 
@@ -339,10 +337,12 @@ async fn forget(plan: &Plan) {
     let ended = plan.leaving.iter().filter(|leaving| leaving.step == Step::Delete);
     let ended: BTreeSet<String> = ended.map(|leaving| leaving.company.symbol.clone()).collect();
     let Some((url, ours)) = database_url(plan).filter(|_| !ended.is_empty()) else { return };
-    match drain::forget(&url, MONGODB_DB, MONGODB_COLLECTION, &ended).await {
-        Ok(()) => {}
-        // Nothing that somebody else's database answers is repeated.
-        Err(_) if !ours => tracing::warn!("cannot forget the consumers of companies that are gone"),
-        Err(error) => tracing::warn!(%error, "cannot forget the consumers of companies that are gone"),
+    if let Err(error) = drain::forget(&url, MONGODB_DB, MONGODB_COLLECTION, &ended).await {
+        warn(&error, ours, "cannot forget the consumers of companies that are gone");
     }
+}
+
+/// Nothing that somebody else's database answers is repeated.
+fn warn(error: &DatabaseError, ours: bool, what: &str) {
+    if ours { tracing::warn!(%error, "{what}") } else { tracing::warn!("{what}") }
 }

@@ -629,13 +629,15 @@ fn addresses(plan: &Plan, seen: &Seen) -> BTreeMap<&'static str, String> {
 /// Where running programs read the addresses of external parts that cannot be read where the resource says: a name that leads nowhere replaces no pod either.
 /// Nothing where some of them read it there already, or where a template says where.
 fn read_now(plan: &Plan, deployments: impl FnOnce() -> Vec<Deployment>) -> BTreeMap<Part, (String, String)> {
-    let broker = plan.external.broker.as_ref().is_some_and(Result::is_err).then_some((Part::Broker, env::RABBITMQ_URL));
-    let database = plan.external.database.as_ref().is_some_and(Result::is_err);
-    let unread = broker.into_iter().chain(database.then_some((Part::Database, env::MONGODB_URL)));
+    let of_parts = [
+        (Part::Broker, env::RABBITMQ_URL, plan.external.broker.as_ref().is_some_and(Result::is_err)),
+        (Part::Database, env::MONGODB_URL, plan.external.database.as_ref().is_some_and(Result::is_err)),
+    ];
     let templates = [&plan.publisher, &plan.consumer, &plan.liveview.template];
     let of_users =
         |name: &str| templates.iter().flat_map(|template| &template.env).any(|variable| variable.name == name);
-    let unread: Vec<(Part, &str)> = unread.filter(|(_, name)| !of_users(name)).collect();
+    let unread = of_parts.into_iter().filter(|(_, name, unread)| *unread && !of_users(name));
+    let unread: Vec<(Part, &str)> = unread.map(|(part, name, _)| (part, name)).collect();
     if unread.is_empty() {
         return BTreeMap::new();
     }

@@ -48,6 +48,13 @@ async fn start_with(args: Args) -> Running {
     Running { stop, task, url }
 }
 
+/// What a company with dead letters leaves behind.
+async fn remove(broker: &Broker, database: Database, company: &Symbol) {
+    broker.delete(company.as_str()).await;
+    broker.delete(&dead_letters(company)).await;
+    database.drop().await;
+}
+
 fn prices(count: usize) -> Vec<f64> {
     (0..count).map(|index| (5000 + (index * 7919) % 50_000) as f64 / 100.0).collect()
 }
@@ -269,9 +276,7 @@ async fn what_is_not_an_event_goes_to_the_dead_letters_with_its_reason_and_the_c
     }
     running.end().await;
     assert_eq!(broker.count(company.as_str()).await, Some(0), "all of it is acknowledged");
-    broker.delete(company.as_str()).await;
-    broker.delete(&queue).await;
-    database.drop().await;
+    remove(&broker, database, &company).await;
 }
 
 #[tokio::test]
@@ -287,9 +292,7 @@ async fn a_queue_of_nothing_but_nonsense_is_emptied_although_no_window_ever_fill
         .await;
     running.end().await;
     assert_eq!(broker.count(company.as_str()).await, Some(0));
-    broker.delete(company.as_str()).await;
-    broker.delete(&dead_letters(&company)).await;
-    database.drop().await;
+    remove(&broker, database, &company).await;
 }
 
 #[tokio::test]
@@ -335,9 +338,7 @@ async fn a_dead_letter_goes_to_its_queue_alone_and_stays_there_whatever_its_send
         assert_eq!(headers[name], value, "{name}");
     }
     assert!(!headers.contains_key("CC"));
-    broker.delete(company.as_str()).await;
-    broker.delete(&queue).await;
-    database.drop().await;
+    remove(&broker, database, &company).await;
 }
 
 #[tokio::test]
@@ -360,9 +361,7 @@ async fn properties_as_large_as_the_broker_takes_them_are_read_and_buried() {
     running.end().await;
     let letters = broker.drain(&queue).await;
     assert_eq!(letters[0].properties.headers().as_ref().unwrap().inner()["mine"], long);
-    broker.delete(company.as_str()).await;
-    broker.delete(&queue).await;
-    database.drop().await;
+    remove(&broker, database, &company).await;
 }
 
 #[tokio::test]
@@ -387,9 +386,7 @@ async fn large_messages_are_buried_in_portions_and_larger_ones_are_refused_by_th
     let publishing = channel.basic_publish("".into(), company.as_str().into(), options, larger.as_bytes(), properties);
     let refused = async { publishing.await?.await }.await.unwrap_err().to_string();
     assert!(refused.contains("message size 16385 is larger than configured max size 16384"), "{refused}");
-    broker.delete(company.as_str()).await;
-    broker.delete(&queue).await;
-    database.drop().await;
+    remove(&broker, database, &company).await;
 }
 
 #[tokio::test]

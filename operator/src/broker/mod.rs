@@ -122,7 +122,7 @@ pub enum BrokerError {
 }
 
 /// One pass: looks at nodes, policies and queues, makes what is missing, says what is left. A broker that does not answer
-/// is a report, not an error. A look takes at most three seconds, each round of acts at most three more, and only the
+/// is a report, not an error. A look takes at most three seconds and the closer ones [`LOOKS_MAX`], each round of acts at most three more, and only the
 /// first round of a new broker has any.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Tells the consumers whose companies are being drained: in their leases, which they renew each second.
+//! Tells the consumers whose companies are being drained: in their leases, which they renew each second. Those of companies that have drained go.
 //! Rule: the wish is over by itself when nobody repeats it, so an operator that goes leaves no company with short windows.
 
 use std::collections::BTreeSet;
@@ -12,29 +12,6 @@ use super::windows::as_application;
 
 /// How long the wish holds. It is repeated with each pass, the longest pause between two of them included.
 const HOLDS_MILLIS: i64 = 30_000;
-
-/// Forgets who worked for companies that are on their way out and have no consumer any more, or the page would call them missing for ever. A lease is for
-/// order alone, so nothing is lost with it. `address` is that of the application user. Takes at most three seconds.
-///
-/// # Errors
-/// As [`tell`].
-pub async fn forget(
-    address: &str,
-    database: &str,
-    collection: &str,
-    companies: &BTreeSet<String>,
-) -> Result<(), DatabaseError> {
-    let leases = wire::window::leases(collection);
-    let act = format!("forget the consumers in {database}.{leases} of companies that are gone");
-    as_application(address, act, async |client| {
-        let leases: Collection<Document> = client.database(database).collection(&leases);
-        // One that somebody else's consumer holds is that one's. A missing time is less than any.
-        let over = doc! {"$expr": {"$lte": [format!("${UNTIL}"), "$$NOW"]}};
-        let of = doc! {"_id": {"$in": companies.iter().collect::<Vec<_>>()}};
-        leases.delete_many(doc! {"$and": [of, over]}).await.map(drop)
-    })
-    .await
-}
 
 /// Has the windows of `drained` companies stored short when nothing more comes, and those of `others` full again. Companies without a lease have no
 /// consumer that could hold anything. `address` is that of the application user. Takes at most three seconds.
@@ -52,7 +29,6 @@ pub async fn tell(
     let act = format!("tell the consumers in {database}.{leases} what is drained");
     as_application(address, act, async |client| {
         let leases: Collection<Document> = client.database(database).collection(&leases);
-        let of = |companies: &BTreeSet<String>| doc! {"_id": {"$in": companies.iter().collect::<Vec<_>>()}};
         if !drained.is_empty() {
             let until = doc! {"$set": {DRAIN_UNTIL: {"$add": ["$$NOW", HOLDS_MILLIS]}}};
             leases.update_many(of(drained), vec![until]).await?;
@@ -63,4 +39,32 @@ pub async fn tell(
         Ok(())
     })
     .await
+}
+
+/// Forgets who worked for companies that are on their way out and have no consumer any more, or the page would call them missing for ever. A lease is for
+/// order alone, so nothing is lost with it. `address` is that of the application user. Takes at most three seconds.
+///
+/// # Errors
+/// As [`tell`].
+pub async fn forget(
+    address: &str,
+    database: &str,
+    collection: &str,
+    companies: &BTreeSet<String>,
+) -> Result<(), DatabaseError> {
+    let leases = wire::window::leases(collection);
+    let act = format!("forget the consumers in {database}.{leases} of companies that are gone");
+    as_application(address, act, async |client| {
+        let leases: Collection<Document> = client.database(database).collection(&leases);
+        let mut over = of(companies);
+        // One that somebody else's consumer holds is that one's. A missing time is less than any.
+        over.insert("$expr", doc! {"$lte": [format!("${UNTIL}"), "$$NOW"]});
+        leases.delete_many(over).await.map(drop)
+    })
+    .await
+}
+
+/// The leases of companies.
+fn of(companies: &BTreeSet<String>) -> Document {
+    doc! {"_id": {"$in": companies.iter().collect::<Vec<_>>()}}
 }

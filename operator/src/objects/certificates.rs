@@ -127,14 +127,10 @@ pub(super) fn of_server(plan: &Plan, part: Part) -> Option<(Volume, VolumeMount)
 pub(super) fn of_client(plan: &Plan, parts: &[Part]) -> Option<(Volume, VolumeMount)> {
     let own = run_by_us(&plan.broker, &plan.database).filter(|_| plan.tls.is_some());
     let own = own.map(|part| (part, names::certificate(&plan.name, part), key::TRUSTED));
-    let broker =
-        plan.broker.external.iter().filter_map(|broker| Some((Part::Broker, &broker.secret, broker.ca_key.as_ref()?)));
+    let broker = plan.broker.external.iter().filter_map(|broker| Some((Part::Broker, broker.ca_key.as_ref()?)));
     let database = plan.database.external.iter();
-    let database = database.filter_map(|database| Some((Part::Database, &database.secret, database.ca_key.as_ref()?)));
-    let others = broker.chain(database).map(|(part, secret, key)| {
-        let secret = plan.read_now.get(&part).map_or(secret, |(secret, _)| secret);
-        (part, secret.clone(), key.as_str())
-    });
+    let database = database.filter_map(|database| Some((Part::Database, database.ca_key.as_ref()?)));
+    let others = broker.chain(database).map(|(part, key)| (part, plan.address(part).0, key.as_str()));
     let sources: Vec<VolumeProjection> = own
         .chain(others)
         .filter(|(part, ..)| parts.contains(part))

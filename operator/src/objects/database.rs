@@ -44,6 +44,11 @@ impl Form {
             };
             return if pods.iter().any(first) { Self::First } else { Self::Second };
         };
+        // As nearly every set says: it costs no set to be built and compared in each pass.
+        let labels = live.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref()?.labels.as_ref());
+        if labels.is_some_and(|labels| labels.contains_key(names::FORM)) {
+            return Self::Second;
+        }
         let first = stateful_set(plan, Self::First);
         let template =
             |set: &StatefulSet| set.spec.as_ref().and_then(|spec| to_value(&spec.template).ok()).unwrap_or_default();

@@ -68,7 +68,7 @@ async fn a_settled_pipeline_costs_no_write_and_at_most_a_read_in_ten_seconds() {
     // Which kinds there are it asks for itself, once in minutes, however many pipelines there are.
     let (of_the_pipeline, own): (Vec<_>, Vec<_>) = reads.iter().partition(|read| read.contains(&world.namespace));
     assert!(of_the_pipeline.len() as f64 <= 0.1 * LOOK.as_secs_f64(), "{reads:?}");
-    assert!(own.len() <= own.iter().collect::<BTreeSet<_>>().len(), "more than once: {own:?}");
+    assert_eq!(own.len(), own.iter().collect::<BTreeSet<_>>().len(), "more than once: {own:?}");
     say(&format!("settled: {} reads and no write in {} s", reads.len(), LOOK.as_secs()));
     operator.stop().await;
     world.end().await;

@@ -408,29 +408,20 @@ async fn a_changed_address_replaces_the_pods_that_read_it_and_a_lost_secret_repl
         assert_eq!(template, &before[name], "{name} does not read it");
     }
     assert!(!after["demo-liveview"].to_string().contains("moved"));
-    world
-        .change(
-            &json!({"database": {"external": {"secret": "nowhere"}}, "broker": {"external": {"secret": "nowhere"}}}),
-        )
-        .await;
-    until("a name that leads nowhere is told", || async {
-        let condition = world.condition("demo", "BrokerReady").await?;
-        condition.message.contains("secret nowhere does not exist").then_some(())
-    })
-    .await;
+    let name = async |secret: &str| {
+        let external = json!({"external": {"secret": secret}});
+        world.change(&json!({"broker": external, "database": external})).await;
+    };
+    let is_told = async |of: &str, words: &str| {
+        until(words, || async { world.condition("demo", of).await?.message.contains(words).then_some(()) }).await;
+    };
+    name("nowhere").await;
+    is_told("BrokerReady", "secret nowhere does not exist").await;
     operator.settles(&world).await;
     assert_eq!(world.templates().await, after);
-    world
-        .change(
-            &json!({"database": {"external": {"secret": "servers"}}, "broker": {"external": {"secret": "servers"}}}),
-        )
-        .await;
+    name("servers").await;
     secrets.delete("servers", &DeleteParams::default()).await.unwrap();
-    until("the loss is told", || async {
-        let condition = world.condition("demo", "DatabaseReady").await?;
-        condition.message.contains("secret servers does not exist").then_some(())
-    })
-    .await;
+    is_told("DatabaseReady", "secret servers does not exist").await;
     operator.settles(&world).await;
     assert_eq!(world.templates().await, after);
     // An operator that never saw the Secret finds what the pods run with.

@@ -1,7 +1,7 @@
 // One company: its chart, buys against sells, its last windows. Rule: no window is missing between two that it knows; it asks for the
 // past once, grows with the frames, and asks again when one did not reach it.
 
-import { APART, isOlder, LONGEST_APART, madeAt } from './prices.js';
+import { isOlder, madeAt, Pace } from './prices.js';
 import { sentence } from './condition.js';
 import { age, change, count, DASH, has, portion, price, time } from './format.js';
 import { make, set, show } from './table.js';
@@ -20,8 +20,7 @@ export class CompanyView {
   #chart = null;
   #turn = 0;
   #asking = false;
-  #askedAt = 0;                              // when the last answer came
-  #apart = APART;                            // least time until it is asked again, ms; doubled until a window follows
+  #pace = new Pace();                        // its time runs from the last answer
 
   constructor(prices) {
     this.prices = prices;
@@ -39,7 +38,7 @@ export class CompanyView {
     this.#windows = [];
     this.#next = null;
     this.#rows = PAGE;
-    this.#apart = APART;
+    this.#pace = new Pace();
     this.element.hidden = false;
     byId('company-name').textContent = symbol;
     byId('windows').tBodies[0].replaceChildren();
@@ -90,13 +89,10 @@ export class CompanyView {
     const newest = this.#windows[0];
     if (newest && (newest._id === window._id || isOlder(window._id, newest._id))) return;
     if (newest && (newest._id === follows || !isOlder(newest._id, window._id))) {
-      this.#apart = APART;
+      this.#pace.followed();
       this.#windows.unshift(window);
       this.#show();
-    } else if (!this.#asking && !document.hidden && performance.now() - this.#askedAt > this.#apart) {
-      this.#apart = Math.min(2 * this.#apart, LONGEST_APART);
-      this.#load();
-    }
+    } else if (!this.#asking && !document.hidden && this.#pace.take()) this.#load();
   }
 
   async #load() {
@@ -134,7 +130,7 @@ export class CompanyView {
       problem.textContent = `The windows of ${this.symbol} cannot be shown: ${error.message || 'the server cannot be reached'}.`;
       problem.hidden = false;
     } finally {
-      if (turn === this.#turn) { this.#asking = false; this.#askedAt = performance.now(); }
+      if (turn === this.#turn) { this.#asking = false; this.#pace.begin(); }
     }
   }
 

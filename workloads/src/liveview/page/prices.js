@@ -3,8 +3,8 @@
 import { has } from './format.js';
 
 export const POINTS = 60;                    // windows in a sparkline
-export const APART = 3_000;                  // least time between two requests for windows that were missed, ms
-export const LONGEST_APART = 60_000;         // the same of a company that misses some with every frame
+const APART = 3_000;                         // least time between two requests for windows that were missed, ms
+const LONGEST_APART = 60_000;                // the same of a company that misses some with every frame
 const SESSION = 'stockpipeline.session';
 
 const OBJECT_ID = /^[0-9a-f]{24}$/i;
@@ -12,6 +12,25 @@ export const isOlder = (id, known) => OBJECT_ID.test(id) && OBJECT_ID.test(known
 
 // The second in a window's ObjectId.
 const storedAt = ({ _id }) => OBJECT_ID.test(_id) ? parseInt(_id.slice(0, 8), 16) * 1000 : undefined;
+
+// When windows are asked for: at once, and those that were missed each time after twice as long, until one follows the one before.
+export class Pace {
+  #apart = APART;
+  #since = -Infinity;
+
+  // Whether to ask now.
+  take() {
+    if (performance.now() - this.#since < this.#apart) return false;
+    if (Number.isFinite(this.#since)) this.#apart = Math.min(2 * this.#apart, LONGEST_APART);
+    this.begin();
+    return true;
+  }
+
+  // The time runs from now on.
+  begin() { this.#since = performance.now(); }
+
+  followed() { this.#apart = APART; }
+}
 
 // When a window was made: its last trade, else when it was stored.
 export function madeAt(window) {
@@ -92,8 +111,7 @@ class Company {
   previous = undefined;                      // the price before, if that is known
   first = undefined;                         // the session's first price
   loaded = false;                            // whether the line was asked for since a window was missed
-  askedAt = -Infinity;                       // when it was, by performance.now()
-  apart = APART;                             // least time until it is again, ms; doubled until a window follows the one before
+  pace = new Pace();
   #points = [];                              // { id, price }, oldest first; of those that were loaded the last alone has its id
 
   constructor(symbol) { this.symbol = symbol; }
@@ -109,7 +127,7 @@ class Company {
       this.follows = next ? known._id : undefined;
       // A line that was read after the window was stored, and before its frame came, has the price before it too.
       this.previous = next ? known.avgPrice : this.#points[place - 1]?.price;
-      if (next) this.apart = APART;
+      if (next) this.pace.followed();
       if (known && !next && place < 0) this.loaded = false;
       this.heardAt = heardAt;
     }

@@ -1,7 +1,7 @@
 // The table of companies: only the rows on the screen exist, so thousands cost what a dozen do.
 // Rule: a row's place is its number times the row's height; the order rests while a pointer is in the table.
 
-import { LONGEST_APART, POINTS } from './prices.js';
+import { POINTS } from './prices.js';
 import { isStale, sentence } from './condition.js';
 import { age, change, count, has, price } from './format.js';
 import { draw } from './sparkline.js';
@@ -134,11 +134,8 @@ export class Table {
 
   // Sparklines are asked for together, and no more than two requests at a time. A fast company misses windows with every frame.
   #want(company) {
-    const now = performance.now();
-    if (company.loaded || now - company.askedAt < company.apart) return;
+    if (company.loaded || !company.pace.take()) return;
     company.loaded = true;
-    if (company.askedAt > 0) company.apart = Math.min(2 * company.apart, LONGEST_APART);
-    company.askedAt = now;
     this.#wanted.add(company);
     setTimeout(() => this.#ask(), 30);
   }
