@@ -104,10 +104,8 @@ async fn run(space: &Space, pipeline: &str, image: &str) -> Result<(String, i32,
     // The last lines of a container may reach its log after its end was told.
     let verdict = wait_until(&format!("Job {name} has said its verdict"), SAID_WITHIN, async || {
         let output = space.api::<Pod>().logs(&pod, &LogParams::default()).await?;
-        // Kubernetes mixes the log on standard error into it: the verdict is what reads as one.
-        let verdict = output.match_indices('{').find_map(|(start, _)| {
-            serde_json::Deserializer::from_str(&output[start..]).into_iter::<Verdict>().next()?.ok()
-        });
+        // Kubernetes mixes the log on standard error into it, where there is any: the verdict is the line that reads as one.
+        let verdict = output.lines().find_map(|line| serde_json::from_str::<Verdict>(line).ok());
         verdict.with_context(|| format!("verify ended with code {code} and said: {output}"))
     })
     .await;

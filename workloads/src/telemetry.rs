@@ -9,6 +9,8 @@ use wire::env;
 use crate::settings::{Result, given, wrong};
 
 const FILTER: &str = "info,lapin=off,mongodb=off";
+/// Of a program that answers one question: Kubernetes mixes the log into the answer, even into the midst of it.
+const FILTER_OF_ANSWER: &str = "warn,lapin=off,mongodb=off";
 
 /// Shape of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +31,15 @@ pub struct LogArgs {
     /// Shape of the log lines: `text` or `json`.
     #[arg(long, env = env::LOG_FORMAT)]
     pub log_format: Option<String>,
+}
+
+impl LogArgs {
+    /// The same, and only what goes wrong is logged unless somebody asks for more.
+    #[must_use]
+    pub fn quiet(&self) -> Self {
+        let filter = given(self.log.as_deref()).unwrap_or(FILTER_OF_ANSWER);
+        Self { log: Some(filter.to_owned()), ..self.clone() }
+    }
 }
 
 /// Starts logging.

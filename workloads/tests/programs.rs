@@ -6,6 +6,7 @@ mod support;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use mongodb::bson::doc;
 use support::process::{CONSUMER, LIVEVIEW, PUBLISHER, free_port};
 use support::{Broker, Database, company, mongodb, rabbitmq};
 
@@ -126,6 +127,26 @@ async fn sigterm_ends_a_program_that_waits_for_its_servers_too() {
     ends_well(PUBLISHER, &[nobody.as_slice(), &[("COMPANY", "MSFT")]].concat(), port, 503).await;
     ends_well(CONSUMER, &[nobody.as_slice(), &[("QUEUE_NAME", "MSFT")]].concat(), port, 503).await;
     ends_well(LIVEVIEW, &nobody, port, 503).await;
+}
+
+#[tokio::test]
+async fn verify_prints_one_line_of_json_and_logs_nothing_that_a_pod_would_mix_into_it() {
+    let database = Database::new().await;
+    let window =
+        doc! {"company": "MSFT", "window": 0_i64, "count": 1_i64, "sequences": [{"source": "a", "ranges": [0_i64, 0]}]};
+    database.windows.insert_one(window).await.unwrap();
+    let (mongodb, name) = (mongodb(), database.name.clone());
+    let verify = async |log: &'static str| {
+        let mut command = command(CONSUMER, &[("MONGODB_URL", &mongodb), ("MONGODB_DB", &name), ("RUST_LOG", log)]);
+        command.args(["verify", "--output", "json"]);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    };
+    let Output { status, stdout, stderr } = verify("").await;
+    let (answer, log) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+    assert_eq!((status.code(), log.as_str(), answer.lines().count()), (Some(0), "", 1), "{answer}");
+    assert!(answer.starts_with(r#"{"ok":true,"companies":[{"company":"MSFT","windows":1,"#), "{answer}");
+    assert!(!verify("info").await.stderr.is_empty(), "who asks for a log has it");
+    database.drop().await;
 }
 
 /// The broker of `e2e/servers` that speaks TLS alone; it ends with the test.

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         ),
         Some(Command::Verify(verify)) => program::main(
             PROGRAM,
-            &args.logs,
+            &args.logs.quiet(),
             async || database::Address::parse(&args.database, PROGRAM).await,
             async |address, stop| {
                 let windows = address.windows()?;

@@ -43,7 +43,7 @@ pub enum Output {
     /// A table for a person.
     #[default]
     Text,
-    /// One JSON document.
+    /// One JSON document, on one line.
     Json,
 }
 
@@ -383,7 +383,7 @@ impl Report {
     pub fn print(&self, output: Output) -> anyhow::Result<String> {
         match output {
             Output::Text => Ok(self.to_string()),
-            Output::Json => serde_json::to_string_pretty(self).context("cannot write the report as JSON"),
+            Output::Json => serde_json::to_string(self).context("cannot write the report as JSON"),
         }
     }
 }
