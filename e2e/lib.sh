@@ -49,7 +49,8 @@ install_release() {
         cat "$LOCAL/log/helm-install.log" >&2
         return 1
     }
-    kubectl wait --for=condition=Established customresourcedefinition/stockpipelines.stockpipeline.io --timeout=30s >/dev/null
+    # `kubectl wait` takes a definition so new that it has no condition for an error.
+    wait_for 30 "the API server to serve StockPipelines" kubectl get --raw /apis/stockpipeline.io/v1alpha1
     kubectl rollout status deployment/stockpipeline --namespace "$OPERATOR_NAMESPACE" --timeout=90s >/dev/null || {
         diagnose_operator >&2
         return 1
