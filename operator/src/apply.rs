@@ -383,12 +383,6 @@ impl Target<'_> {
         for claim in claims.iter().filter(of_a_set) {
             self.retain_one(claim, &owner).await;
         }
-        // The ConfigMap that knows it goes with the pipeline.
-        if self.plan.broker_formed && self.plan.deletion_policy == DeletionPolicy::Retain {
-            let broker = names::part(&self.plan.name, Part::Broker);
-            let nodes = claims.iter().filter(|claim| claims::remembers(&broker, claim)).collect();
-            self.mark_all(&self.kind::<PersistentVolumeClaim>(), names::FORMED, nodes).await;
-        }
     }
 
     async fn retain_one<K>(&mut self, live: &K, owner: &OwnerReference)
@@ -419,19 +413,18 @@ impl Target<'_> {
             let retains = part == Part::Database && self.plan.deletion_policy == DeletionPolicy::Retain;
             let (kept, unwanted): (Vec<_>, Vec<_>) =
                 left.partition(|claim| claims::is_kept(claim) || (retains && claims::has_volume(claim)));
-            self.mark_all(&kind, names::KEPT, kept).await;
+            self.keep_all(&kind, kept).await;
             self.prune_all(&kind, unwanted.into_iter().map(|claim| &claim.metadata).collect()).await;
         }
     }
 
-    /// Gives those of the claims of ours an annotation that have not got it.
-    async fn mark_all(&mut self, kind: &Kind, mark: &str, claims: Vec<&PersistentVolumeClaim>) {
-        for claim in claims {
-            let ours = ownership::is_ours(claim, &self.plan.name, &self.plan.owner.uid);
-            if !ours || claim.annotations().contains_key(mark) || claim.metadata.deletion_timestamp.is_some() {
+    /// Marks the claims that members left behind.
+    async fn keep_all(&mut self, kind: &Kind, left: Vec<&PersistentVolumeClaim>) {
+        for claim in left {
+            if claims::is_kept(claim) || claim.metadata.deletion_timestamp.is_some() {
                 continue;
             }
-            let metadata = json!({"annotations": {mark: "true"}, "uid": claim.uid()});
+            let metadata = json!({"annotations": {names::KEPT: "true"}, "uid": claim.uid()});
             self.patch_metadata(kind, &claim.metadata, metadata).await;
         }
     }

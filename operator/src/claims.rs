@@ -73,17 +73,6 @@ pub fn is_kept(claim: &PersistentVolumeClaim) -> bool {
     claim.annotations().contains_key(names::KEPT)
 }
 
-/// Whether a claim is to remember that the broker's cluster is made. The first node's does not: it is for a first node that lost its volume.
-pub fn remembers(set: &str, claim: &PersistentVolumeClaim) -> bool {
-    has_volume(claim) && claim_ordinal(set, &claim.name_any()).is_some_and(|ordinal| ordinal > 0)
-}
-
-/// Whether the claims that an earlier pipeline left behind say that the broker's cluster is made. Its first node, were it empty, would make
-/// another one before theirs is up.
-pub fn is_formed<'a>(set: &str, claims: impl IntoIterator<Item = &'a PersistentVolumeClaim>) -> bool {
-    claims.into_iter().any(|claim| remembers(set, claim) && claim.annotations().contains_key(names::FORMED))
-}
-
 /// How many of `wanted` pods a set may get, and the claim that bars the next one: it holds the data of a member that left. A pod would
 /// start with it, and so with an old configuration of its set, by which it could elect a primary beside ours.
 pub fn barred<'a>(
@@ -153,25 +142,6 @@ mod tests {
         assert_eq!(barred("demo-database", 1, &claims), (1, None));
         assert_eq!(barred("demo-broker", 3, &claims), (3, None));
         assert_eq!(barred("demo-database", 3, &claims[..1]), (3, None));
-    }
-
-    #[test]
-    fn a_broker_is_made_when_the_volume_of_another_node_than_the_first_says_so() {
-        let claim = |name: &str, volume: bool, formed: bool| {
-            let mut claim = claim(name);
-            let volume_name = volume.then(|| "pv".to_owned());
-            claim.spec = Some(PersistentVolumeClaimSpec { volume_name, ..Default::default() });
-            if formed {
-                claim.annotations_mut().insert(names::FORMED.to_owned(), "true".to_owned());
-            }
-            claim
-        };
-        let formed = |name, volume, marked| is_formed("demo-broker", [&claim(name, volume, marked)]);
-        assert!(formed("data-demo-broker-2", true, true));
-        assert!(!formed("data-demo-broker-2", true, false));
-        assert!(!formed("data-demo-broker-2", false, true), "it holds nothing");
-        assert!(!formed("data-demo-broker-0", true, true), "nobody else is there to wait for");
-        assert!(!formed("data-demo-database-2", true, true));
     }
 
     #[test]

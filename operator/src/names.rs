@@ -27,8 +27,6 @@ pub const CLIENT_OF: &str = "stockpipeline.io/client-of";
 pub const WRITTEN: &str = "stockpipeline.io/written";
 /// Annotation of a claim whose member left, and whose data is to be retained.
 pub const KEPT: &str = "stockpipeline.io/kept-after-its-member";
-/// Annotation of a retained claim of the broker: its cluster was made when the data was retained.
-pub const FORMED: &str = "stockpipeline.io/cluster-formed";
 /// Label of pods whose template has another form than the first operators gave it.
 pub const FORM: &str = "stockpipeline.io/form";
 /// Annotation with the hash of what was applied last.

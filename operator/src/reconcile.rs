@@ -525,9 +525,7 @@ impl Context {
         plan.database_form = DatabaseForm::of(seen.set(Part::Database), &seen.pods, plan);
         plan.kept_claim = kept;
         plan.broker_leaves = memory.broker.and_then(|heard| heard.said.leaves);
-        plan.broker_formed = memory.broker.is_some_and(|heard| heard.said.formed)
-            || self.broker_was_formed(plan)
-            || claims::is_formed(&names::part(&plan.name, Part::Broker), &claims);
+        plan.broker_formed = memory.broker.is_some_and(|heard| heard.said.formed) || self.broker_was_formed(plan);
     }
 
     /// Replaces the next pod of broker and of database that is of an older template, if it may go. An eviction and not a deletion: so a
