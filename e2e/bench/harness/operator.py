@@ -378,15 +378,16 @@ def table(results):
 
 
 def main(wanted):
-    results = {}
     begin()
     for name in wanted or SCENARIOS:
+        results = {}
         SCENARIOS[name](results)
-        (STATE / "figures.json").write_text(json.dumps(results, indent=1))
+        (STATE / f"{name}.json").write_text(json.dumps(results, indent=1))
         print(table(results), flush=True)
-    note = f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, commit {machine.commit()}; {machine.machine()}"
-    document = report.place(BENCHMARKS.read_text(), "operator", f"{table(results)}\n\n<sub>{note}</sub>")
-    BENCHMARKS.write_text(document)
+        # Each in its own place, with its own date: a run of one keeps what the others measured.
+        note = f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, commit {machine.commit()}; {machine.machine()}"
+        text = f"{table(results)}\n\n<sub>{note}</sub>"
+        BENCHMARKS.write_text(report.place(BENCHMARKS.read_text(), f"operator-{name}", text))
 
 
 if __name__ == "__main__":
