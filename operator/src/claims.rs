@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 use crate::names;
+use crate::quantity::quantity;
 
 /// Pods of a StatefulSet whose members join and leave one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,17 @@ pub fn claimed<'a>(set: &str, claims: impl IntoIterator<Item = &'a PersistentVol
         .filter_map(|claim| claim_ordinal(set, &claim.name_any()))
         .max()
         .map_or(0, |highest| highest + 1)
+}
+
+/// Bytes of the smallest volume of `set`, as Kubernetes knows it.
+pub fn smallest<'a>(set: &str, claims: impl IntoIterator<Item = &'a PersistentVolumeClaim>) -> Option<f64> {
+    let of_set = claims.into_iter().filter(|claim| claim_ordinal(set, &claim.name_any()).is_some());
+    of_set.filter_map(capacity).filter_map(quantity).min_by(f64::total_cmp)
+}
+
+/// The size of a claim's volume.
+pub fn capacity(claim: &PersistentVolumeClaim) -> Option<&str> {
+    Some(claim.status.as_ref()?.capacity.as_ref()?.get("storage")?.0.as_str())
 }
 
 /// Whether a claim has, or had, a volume that something may be written on.
@@ -125,6 +137,21 @@ mod tests {
         let mut bound = claim("data-demo-database-1");
         bound.spec = Some(PersistentVolumeClaimSpec { volume_name: Some("pv".to_owned()), ..Default::default() });
         assert_eq!(claimed("demo-database", [&bound, &claim("data-demo-database-2"), &claim("data-demo-broker-4")]), 2);
+    }
+
+    #[test]
+    fn the_smallest_volume_of_a_set_counts_and_one_that_is_not_there_does_not() {
+        let sized = |name: &str, size: &str| {
+            let status = serde_json::json!({"capacity": {"storage": size}});
+            PersistentVolumeClaim { status: serde_json::from_value(status).unwrap(), ..claim(name) }
+        };
+        let claims = [
+            sized("data-demo-broker-0", "10Gi"),
+            sized("data-demo-broker-1", "1Gi"),
+            sized("data-demo-database-0", "1Mi"),
+        ];
+        assert_eq!(smallest("demo-broker", claims.iter().chain([&claim("data-demo-broker-2")])), Some(1_073_741_824.0));
+        assert_eq!(smallest("demo-broker", [&claim("data-demo-broker-0")]), None);
     }
 
     #[test]

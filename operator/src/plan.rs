@@ -137,6 +137,8 @@ pub struct Plan {
     pub broker: Broker,
     /// Its pods: more than wanted while nodes are leaving.
     pub broker_size: Size,
+    /// Bytes of the smallest volume of the broker's; none before one is there.
+    pub broker_volume: Option<f64>,
     /// Whether all its nodes were there once.
     pub broker_formed: bool,
     /// The broker's queues of which every wanted node was seen to vote.
@@ -243,6 +245,7 @@ impl Plan {
             publisher: spec.publisher.template.clone(),
             consumer: spec.consumer.template.clone(),
             broker: spec.broker.clone(),
+            broker_volume: None,
             broker_size: Size { pods: spec.broker.replicas, free_from: None },
             broker_formed: false,
             voting: BTreeSet::new(),

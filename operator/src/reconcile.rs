@@ -520,6 +520,7 @@ impl Context {
         plan.database_size = Size::new(wanted, database, claimed(Part::Database));
         let broker = memory.broker.map(|heard| claims::Heard { members: heard.said.upto, pods: heard.pods });
         plan.broker_size = Size::new(plan.broker.replicas, broker, claimed(Part::Broker));
+        plan.broker_volume = claims::smallest(&names::part(&plan.name, Part::Broker), &claims);
         let (of, voting) = &memory.voting;
         plan.voting = if *of == plan.broker.replicas { voting.clone() } else { BTreeSet::new() };
         plan.database_form = DatabaseForm::of(seen.set(Part::Database), &seen.pods, plan);

@@ -469,7 +469,11 @@ fn set(
     let old = counts.map_or(0, |status| status.replicas - status.updated_replicas.unwrap_or(0));
     if current && old > 0 && pods::worst(pods_of(seen, part), now, pods::trouble).is_none() {
         let waits = system.and_then(|system| system.waiting_for.as_deref());
-        let waits = waits.map_or_else(String::new, |reason| format!("; the next one waits: {reason}"));
+        let waits = match (live.and_then(|set| not_made(set, &seen.pods)), waits) {
+            (Some(missing), _) => format!("; {missing}"),
+            (None, Some(reason)) => format!("; the next one waits: {reason}"),
+            (None, None) => String::new(),
+        };
         let pods = if old == 1 { "1 pod is".to_owned() } else { format!("{old} pods are") };
         let message = format!("{pods} still to be replaced, one at a time{waits}");
         return Judgement { type_, part, ready, wanted, reason: reason::ROLLING, message, trouble: false };
@@ -490,6 +494,15 @@ fn set(
         }
         _ => judge(seen, now, part, type_, (ready, wanted, current), &[]),
     }
+}
+
+/// Which pod of a StatefulSet there is not, in words. Kubernetes makes it within a moment or says why not, and that in events alone: of a quota, of a priority
+/// class or service account that does not exist.
+fn not_made(set: &StatefulSet, pods: &[Pod]) -> Option<String> {
+    let name = set.name_any();
+    let mut names = (0..set.spec.as_ref()?.replicas?).rev().map(|ordinal| format!("{name}-{ordinal}"));
+    let missing = names.find(|pod| pods.iter().all(|found| found.name_any() != *pod))?;
+    Some(format!("pod {missing} is not there yet: should that last, `kubectl describe statefulset {name}` says why"))
 }
 
 /// Pods of the newest revision that are certainly ready. In the middle of a roll old pods are ready too, and the counts do not

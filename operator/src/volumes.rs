@@ -182,7 +182,7 @@ pub fn look(set: &str, pods: i32, claims: &[PersistentVolumeClaim], all: &[Pod],
         if volumes.asked.as_deref().and_then(quantity) < quantity(asked) {
             volumes.asked = Some(asked.to_owned());
         }
-        let has = claim.status.as_ref().and_then(|status| Some(status.capacity.as_ref()?.get("storage")?.0.as_str()));
+        let has = claims::capacity(claim);
         if !is_bound(claim) || has.and_then(quantity) >= quantity(asked) {
             continue;
         }

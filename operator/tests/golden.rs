@@ -215,6 +215,25 @@ fn the_gateway_example_builds_what_was_reviewed() {
     matches_its_golden_file("gateway");
 }
 
+#[test]
+fn a_broker_keeps_a_fifth_of_its_volumes_free_and_not_of_what_they_are_to_become() {
+    let reserve = |size: &str, volume: Option<f64>| {
+        let mut plan = plan(&read("minimal"));
+        plan.broker.storage.size = size.into();
+        plan.broker_volume = volume;
+        let configuration =
+            objects::build(&plan).config_maps.iter().find_map(|map| map.data.as_ref()?.get("rabbitmq.conf").cloned());
+        let line = configuration
+            .unwrap()
+            .lines()
+            .find_map(|line| line.strip_prefix("disk_free_limit.absolute = ").map(str::to_owned));
+        line.unwrap()
+    };
+    assert_eq!(reserve("1G", None), "200000000");
+    assert_eq!(reserve("10G", Some(1e9)), "200000000", "the storage class may refuse the growth");
+    assert_eq!(reserve("1G", Some(5e9)), "200000000", "a claim may have got more than it asked for");
+}
+
 /// Three nodes become one, and the last of them leaves.
 fn leaving() -> Objects {
     let mut plan = plan(&read("demo"));

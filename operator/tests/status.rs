@@ -178,6 +178,27 @@ fn pods_of_the_old_template_do_not_make_a_rolling_part_ready() {
 }
 
 #[test]
+fn a_pod_that_kubernetes_refuses_to_make_anew_is_named_while_a_part_rolls() {
+    let mut seen = all_well();
+    let status = json!({"replicas": 2, "updatedReplicas": 0, "readyReplicas": 2, "observedGeneration": 1});
+    seen.stateful_sets[1].spec =
+        serde_json::from_value(json!({"replicas": 3, "selector": {}, "template": {}})).unwrap();
+    seen.stateful_sets[1].status = serde_json::from_value(status).unwrap();
+    let waits = "member demo-database-2 does not answer: look at its pod";
+    seen.database = Some(System { ready: 2, waiting_for: Some(waits.into()), trouble: false });
+    let pods = |names: &[&str]| {
+        names.iter().map(|name| pod(name, json!({"app.kubernetes.io/component": "database"}), json!({}))).collect()
+    };
+    seen.pods = pods(&["demo-database-0", "demo-database-1"]);
+    let message = "2 pods are still to be replaced, one at a time; pod demo-database-2 is not there yet: should that last, \
+                   `kubectl describe statefulset demo-database` says why";
+    assert_eq!(condition(&status::of(&pipeline(), &seen, now()), "DatabaseReady"), ("False", "Rolling", message));
+    seen.pods = pods(&["demo-database-0", "demo-database-1", "demo-database-2"]);
+    let status = status::of(&pipeline(), &seen, now());
+    assert!(condition(&status, "DatabaseReady").2.ends_with(waits), "{:?}", condition(&status, "DatabaseReady"));
+}
+
+#[test]
 fn the_consumers_of_all_companies_are_counted_and_no_company_makes_up_for_another() {
     let mut pipeline = pipeline();
     pipeline.spec = serde_json::from_value(json!({

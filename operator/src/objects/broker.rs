@@ -266,14 +266,18 @@ cluster_formation.target_cluster_size_hint = {replicas}
         name = plan.name,
         listeners = listeners(plan),
     );
-    let bytes = |share: f64, text: &str| quantity(text).map(|all| (all * share) as u64);
     // The broker sees the machine's memory and not its container's limit, so both bounds are said in bytes
     // (rabbitmq.com/docs/memory#absolute-limit, rabbitmq.com/docs/disk-alarms).
-    if let Some(watermark) = memory_limit(plan).and_then(|limit| bytes(MEMORY_WATERMARK, &limit)) {
-        text.push_str(&format!("vm_memory_high_watermark.absolute = {watermark}\n"));
+    if let Some(limit) = memory_limit(plan).as_deref().and_then(quantity) {
+        text.push_str(&format!("vm_memory_high_watermark.absolute = {}\n", (limit * MEMORY_WATERMARK) as u64));
     }
-    if let Some(free) = bytes(DISK_RESERVE, &plan.broker.storage.size) {
-        text.push_str(&format!("disk_free_limit.absolute = {}\n", free.min(DISK_RESERVE_MAX)));
+    if let Some(wanted) = quantity(&plan.broker.storage.size) {
+        // A wish that the storage class refuses must not be the measure of the volumes there are: a node that starts would block the publishers.
+        let size = plan.broker_volume.unwrap_or(wanted).min(wanted);
+        text.push_str(&format!(
+            "disk_free_limit.absolute = {}\n",
+            ((size * DISK_RESERVE) as u64).min(DISK_RESERVE_MAX)
+        ));
     }
     for ordinal in 0..replicas {
         let node = plan.broker_node(ordinal);
