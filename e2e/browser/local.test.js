@@ -294,6 +294,17 @@ describe('a company', () => {
   }, { path: '#/%5EGSPC' }));
 });
 
+describe('the order that is chosen where the table has no heads to press', () => {
+  test('by age is the one that its name says', () => on(
+    [...walk('MID', 2, { ago: 60_000 }), ...walk('OLD', 2, { ago: 120_000 }), ...walk('NEW', 2)], async page => {
+      await page.setViewportSize({ width: 390, height: 844 });
+      for (const [order, first] of [['Age, newest first', 'NEW'], ['Age, oldest first', 'OLD']]) {
+        await page.locator('#sort').selectOption({ label: order });
+        await page.waitForFunction(first => document.querySelector('.rows [aria-rowindex="2"]')?.dataset.company === first, first);
+      }
+    }));
+});
+
 describe('many companies', () => {
   const symbols = Array.from({ length: 3000 }, (_, index) => `C${String(index).padStart(4, '0')}`);
 

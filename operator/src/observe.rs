@@ -11,8 +11,9 @@ use crate::broker::users::State;
 use crate::broker::{self, BrokerError};
 use crate::certificates::x509;
 use crate::claims;
+use crate::database::drain::{self, Forgotten};
 use crate::database::windows::{self, Latest};
-use crate::database::{self, DatabaseError, drain, rotation};
+use crate::database::{self, DatabaseError, rotation};
 use crate::external::{self, BrokerAddress, DatabaseAddress};
 use crate::leaving::{Leaving, Step};
 use crate::names::{self, Part};
@@ -145,7 +146,7 @@ pub async fn systems(
         seen.primary.is_some() || seen.database.as_ref().is_some_and(|database| database.waiting_for.is_none());
     if writable {
         tell(plan, told, seen).await;
-        forget(plan).await;
+        forget(plan, figures).await;
     }
     if figures && writable && matches!(&plan.external.broker, Some(Ok(address)) if address.management.is_none()) {
         held_by_ours(plan, seen).await;
@@ -332,12 +333,18 @@ async fn tell(plan: &Plan, told: &BTreeSet<String>, seen: &mut Seen) {
     }
 }
 
-/// Forgets the consumers of companies of which only the queue is left.
-async fn forget(plan: &Plan) {
+/// Forgets the consumers of companies of which only the queue is left, and when figures are `due` those of all companies that the pipeline does not name. In
+/// somebody else's database the others may be another pipeline's.
+async fn forget(plan: &Plan, due: bool) {
     let ended = plan.leaving.iter().filter(|leaving| leaving.step == Step::Delete);
     let ended: BTreeSet<String> = ended.map(|leaving| leaving.company.symbol.clone()).collect();
-    let Some((url, ours)) = database_url(plan).filter(|_| !ended.is_empty()) else { return };
-    if let Err(error) = drain::forget(&url, MONGODB_DB, MONGODB_COLLECTION, &ended).await {
+    let Some((url, ours)) = database_url(plan) else { return };
+    let companies = match (ended.is_empty(), due && ours) {
+        (false, _) => Forgotten::These(ended),
+        (true, true) => Forgotten::AllBut(plan.symbols().into_iter().collect()),
+        (true, false) => return,
+    };
+    if let Err(error) = drain::forget(&url, MONGODB_DB, MONGODB_COLLECTION, &companies).await {
         warn(&error, ours, "cannot forget the consumers of companies that are gone");
     }
 }

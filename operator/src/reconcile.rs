@@ -334,7 +334,7 @@ async fn plan(
     plan.edge_way = way;
     let issuers_are_known = stores.certificates.is_served();
     let found = certificates::of(client, &stores.secrets, pipeline, (way.nginx, issuers_are_known), now).await?;
-    plan.tls = found.map(|tls| tls.or_remembered(memory.tls.as_ref()));
+    plan.tls = found.map(|tls| tls.or_remembered(memory.tls.as_ref(), now));
     plan.trusted = plan.tls.as_ref().and_then(Tls::trusted).map(|bundle| context.trust.of(&bundle)).transpose()?;
     context.keeps_its_data(&plan)?;
     let settled = pipeline.status.as_ref().is_some_and(status::is_ready);
@@ -354,7 +354,6 @@ async fn report(pipeline: &StockPipeline, status: StockPipelineStatus, context: 
         context.publish(pipeline, &event).await;
     }
     context.remember(pipeline, |memory| memory.written = Some((pipeline.resource_version(), status)));
-    context.count();
     Ok(())
 }
 
@@ -582,17 +581,12 @@ impl Context {
         }
     }
 
-    fn count(&self) {
-        let alive: Vec<String> = self.pipelines.state().iter().filter_map(|pipeline| pipeline.uid()).collect();
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_ready = |uid: &&String| {
-            memory
-                .get(*uid)
-                .and_then(|memory| memory.written.as_ref())
-                .is_some_and(|(_, status)| status::is_ready(status))
-        };
-        let ready = alive.iter().filter(is_ready).count();
-        self.metrics.pipelines(ready, alive.len() - ready);
+    /// Counts the pipelines that there are, by their statuses: nobody tells of one that is gone, and one that is at rest writes nothing.
+    pub fn count(&self) {
+        let pipelines = self.pipelines.state();
+        let status = |pipeline: &Guarded| pipeline.0.as_ref().ok().and_then(|pipeline| pipeline.status.clone());
+        let ready = pipelines.iter().filter(|pipeline| status(pipeline).as_ref().is_some_and(status::is_ready)).count();
+        self.metrics.pipelines(ready, pipelines.len() - ready);
     }
 }
 

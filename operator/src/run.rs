@@ -84,6 +84,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     ended
 }
 
+/// Pause between two counts of the pipelines for the metrics.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
 /// Bytes; a connection's buffer for what it reads. The HTTP library's own grows with the largest list and keeps its size, and each watch has one.
 const READ_BUFFER: usize = 16 << 10;
 
@@ -150,6 +153,13 @@ pub async fn lead(
         secrets: Default::default(),
         memory: Default::default(),
     });
+    let counted = context.clone();
+    let counts = async move {
+        loop {
+            counted.count();
+            tokio::time::sleep(COUNT_EVERY).await;
+        }
+    };
     let (waiting, stopped) = (context.clone(), stop.clone().cancelled_owned());
     let send_away = stopped.map(move |()| waiting.turns.close());
     let passes = controller.graceful_shutdown_on(send_away).run(reconcile, error_policy, context).for_each(
@@ -161,6 +171,7 @@ pub async fn lead(
     );
     tokio::select! {
         () = passes => Ok(()),
+        () = counts => Ok(()),
         // At once, in the middle of a pass if need be: another replica may already be working.
         () = lost.cancelled() => anyhow::bail!("the lease was lost: another replica leads or the API server does not answer"),
     }

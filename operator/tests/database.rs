@@ -12,6 +12,7 @@ use mongodb::Client;
 use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use mongodb::options::ClientOptions;
 use operator::database::decision::{Change, Step, next_step};
+use operator::database::drain::{self, Forgotten};
 use operator::database::windows::latest_windows;
 use operator::database::{
     Account, Credentials, ELECTION_TIMEOUT_MILLIS, Report, Wanted, client, connection_string, converge, users,
@@ -458,4 +459,34 @@ async fn the_newest_window_of_each_company_is_read() {
     let foreign = &latest["^GSPC"];
     assert_eq!((foreign.windows, foreign.price), (None, 7.0));
     assert!(foreign.at <= Timestamp::now());
+}
+
+#[tokio::test]
+async fn of_companies_that_the_pipeline_does_not_name_only_consumers_that_work_are_remembered() {
+    let (_guard, wanted, credentials) = set().await;
+    until_ready(&wanted, &credentials).await;
+    let account = &credentials.application;
+    let client = login(&wanted, account).await;
+    let collection = format!("stocks-{}", ObjectId::new());
+    let leases = client.database("stockmarket").collection::<Document>(&wire::window::leases(&collection));
+    let (over, holds) = (DateTime::from_millis(0), DateTime::from_millis(4_000_000_000_000));
+    let lease = |company: &str, until: DateTime| doc! {"_id": company, "until": until};
+    let given_up = |company: &str| doc! {"_id": company};
+    leases
+        .insert_many([
+            given_up("MSFT"),
+            lease("TSLA", over),
+            given_up("GONE"),
+            lease("LOST", over),
+            lease("THEIRS", holds),
+        ])
+        .await
+        .unwrap();
+    let address = connection_string(&wanted.members, &account.name, &account.password, &wanted.database, &wanted.set);
+    let named = Forgotten::AllBut(["MSFT", "TSLA"].map(str::to_owned).into());
+    drain::forget(&address, "stockmarket", &collection, &named).await.unwrap();
+    let left = leases.distinct("_id", doc! {}).await.unwrap();
+    leases.drop().await.unwrap();
+    client.shutdown().await;
+    assert_eq!(left, ["MSFT", "THEIRS", "TSLA"].map(Bson::from));
 }

@@ -13,6 +13,7 @@ use support::{Database, Running, company, eventually, mongodb, socket, status};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
@@ -695,6 +696,48 @@ async fn a_page_may_send_anything_and_only_harms_itself() {
     })
     .await;
     assert_eq!(status(&format!("{}/readyz", running.url)).await, 200);
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_page_that_says_goodbye_gets_it_back() {
+    let database = Database::new().await;
+    let running = start(&database).await;
+    let mut socket = connect(&running, "/").await;
+    frame(&mut socket).await;
+    let goodbye = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    socket.send(Message::Close(Some(goodbye))).await.unwrap();
+    // What was under way comes first.
+    let answer = async {
+        loop {
+            let message = socket.next().await.expect("an answer before the end").unwrap();
+            if message.is_close() {
+                break message;
+            }
+        }
+    };
+    let answer = timeout(Duration::from_secs(10), answer).await.unwrap();
+    assert!(matches!(&answer, Message::Close(Some(frame)) if frame.code == CloseCode::Normal), "{answer:?}");
+    running.end().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn whatever_is_asked_wrongly_is_refused_in_the_words_of_the_api() {
+    let database = Database::new().await;
+    let running = start(&database).await;
+    for path in [
+        "/api/sparklines",
+        "/api/sparklines?companies=A&companies=B",
+        "/api/companies/MSFT/windows?limit=1&limit=2",
+        "/api/companies/MSFT/windows?limit=many",
+        "/api/companies/%FF/windows",
+    ] {
+        let (code, body) = get(&running, path).await;
+        assert_eq!(code, 400, "{path}");
+        assert!(body["error"].as_str().is_some_and(|error| !error.is_empty()), "{path}: {body}");
+    }
     running.end().await;
     database.drop().await;
 }

@@ -41,8 +41,8 @@ pub struct Tls {
     pub authority: Option<Authority>,
     /// What the servers show; of an issuer, what it has issued so far.
     pub servers: BTreeMap<Part, Server>,
-    /// Whom the operator trusted in earlier passes.
-    pub before: BTreeSet<String>,
+    /// Whom the operator trusted in earlier passes, and until when it does.
+    pub before: BTreeMap<String, Timestamp>,
     /// Of those that show nothing yet, why and what a person can do.
     pub missing: BTreeMap<Part, String>,
 }
@@ -75,23 +75,25 @@ impl fmt::Debug for Server {
 
 impl Tls {
     /// With what was there before, in place of what an issuer makes anew at the moment, and with whom clients trusted so far: a server shows what an
-    /// earlier authority signed until it has taken over the new.
+    /// earlier authority signed until it has taken over the new, for which it has as long as clients have to learn of an authority, twice.
     #[must_use]
-    pub fn or_remembered(mut self, before: Option<&Self>) -> Self {
+    pub fn or_remembered(mut self, before: Option<&Self>, now: Timestamp) -> Self {
         let Some(before) = before.filter(|before| before.issuer == self.issuer) else { return self };
         for (part, server) in &before.servers {
             if self.missing.remove(part).is_some() {
                 self.servers.insert(*part, server.clone());
             }
         }
-        self.before =
-            before.before.iter().chain(before.servers.values().map(|server| &server.trusted)).cloned().collect();
+        self.before = before.before.clone();
+        let until = now.saturating_add(2 * decision::SPREAD).unwrap_or(Timestamp::MAX);
+        self.before.extend(before.servers.values().map(|server| (server.trusted.clone(), until)));
+        self.before.retain(|_, until| now < *until);
         self
     }
 
     /// All whom the operator trusts; nobody before there is a certificate.
     pub fn trusted(&self) -> Option<String> {
-        let bundles = self.servers.values().map(|server| &server.trusted).chain(&self.before);
+        let bundles = self.servers.values().map(|server| &server.trusted).chain(self.before.keys());
         let mut bundles: Vec<&String> = bundles.collect();
         bundles.dedup();
         (!bundles.is_empty()).then(|| bundles.into_iter().map(String::as_str).collect())
@@ -473,6 +475,22 @@ mod tests {
         assert!(made);
         assert_ne!(mended.servers[&Part::Broker].pair, tampered.servers[&Part::Broker].pair);
         assert_eq!(mended.servers[&Part::Database].pair, first.servers[&Part::Database].pair);
+    }
+
+    #[test]
+    fn the_operator_trusts_a_lost_authority_as_long_as_a_server_may_take_to_change_and_no_longer() {
+        let (first, _) = pass(&ByName::new(), start());
+        // All of its Secrets are gone at once, and what runs still shows what was in them.
+        let (second, _) = pass(&ByName::new(), start());
+        let old = keys(&first.authority.as_ref().unwrap().trusted);
+        let trusts = |tls: &Tls| keys(&tls.trusted().unwrap()).iter().any(|key| *key == old[0]);
+        let after = second.clone().or_remembered(Some(&first), start());
+        assert!(trusts(&after));
+        let later = |after: &Tls, passed| second.clone().or_remembered(Some(after), start() + passed);
+        let after = later(&after, decision::SPREAD);
+        assert!(trusts(&after));
+        let after = later(&after, 2 * decision::SPREAD);
+        assert!(!trusts(&after));
     }
 
     #[test]

@@ -23,7 +23,8 @@ use super::{Template, defaults};
 )]
 pub struct Edge {
     /// `Nginx`: an NGINX of the pipeline's own. `Ingress`: an Ingress for the cluster's controller. `Gateway`: an HTTPRoute on a
-    /// Gateway. `None`: the Service alone. When it changes, what served before serves until the new way does.
+    /// Gateway. `None`: the Service alone. When it changes, what served before serves until the new way does; but
+    /// HTTPS by a certificate of yours (`edge.tls`) ends with the change, for the other modes have theirs elsewhere.
     #[serde(default)]
     pub mode: EdgeMode,
     /// NGINX pods; 0 serves nothing.

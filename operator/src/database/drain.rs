@@ -41,7 +41,15 @@ pub async fn tell(
     .await
 }
 
-/// Forgets who worked for companies that are on their way out and have no consumer any more, or the page would call them missing for ever. A lease is for
+/// Companies whose consumers are forgotten.
+pub enum Forgotten {
+    /// These.
+    These(BTreeSet<String>),
+    /// All others: those that were removed with `Retain`, or while the database could not be written to.
+    AllBut(BTreeSet<String>),
+}
+
+/// Forgets who worked for companies that have gone or are going and have no consumer any more, or the page would call them missing for ever. A lease is for
 /// order alone, so nothing is lost with it. `address` is that of the application user. Takes at most three seconds.
 ///
 /// # Errors
@@ -50,13 +58,16 @@ pub async fn forget(
     address: &str,
     database: &str,
     collection: &str,
-    companies: &BTreeSet<String>,
+    companies: &Forgotten,
 ) -> Result<(), DatabaseError> {
     let leases = wire::window::leases(collection);
     let act = format!("forget the consumers in {database}.{leases} of companies that are gone");
     as_application(address, act, async |client| {
         let leases: Collection<Document> = client.database(database).collection(&leases);
-        let mut over = of(companies);
+        let mut over = match companies {
+            Forgotten::These(companies) => of(companies),
+            Forgotten::AllBut(companies) => doc! {"_id": {"$nin": companies.iter().collect::<Vec<_>>()}},
+        };
         // One that somebody else's consumer holds is that one's. A missing time is less than any.
         over.insert("$expr", doc! {"$lte": [format!("${UNTIL}"), "$$NOW"]});
         leases.delete_many(over).await.map(drop)

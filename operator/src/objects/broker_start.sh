@@ -45,7 +45,7 @@ wait_until() {
     erl -noinput ${RABBITMQ_CTL_ERL_ARGS:-} -name "$RABBITMQ_NODENAME" -kernel inet_dist_listen_min 25672 inet_dist_listen_max 25672 &
     placeholder=$!
     until "$1"; do
-        echo "waiting until another node of the broker serves"
+        echo "waiting until another node of the broker serves (if the volumes of all are lost: README, \"When something is wrong\")"
         sleep 2 &
         wait $!
     done

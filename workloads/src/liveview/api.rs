@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -76,7 +77,16 @@ pub struct Page {
 }
 
 /// `/api/companies/{symbol}/windows?limit&before`: newest first; `next` is the `before` of the following page.
-pub async fn history(State(library): State<Library>, Path(symbol): Path<String>, Query(page): Query<Page>) -> Response {
+pub async fn history(
+    State(library): State<Library>,
+    symbol: Result<Path<String>, PathRejection>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Response {
+    let (symbol, page) = match (symbol, page) {
+        (Ok(Path(symbol)), Ok(Query(page))) => (symbol, page),
+        (Err(error), _) => return refuse(StatusCode::BAD_REQUEST, &error.body_text()),
+        (_, Err(error)) => return refuse(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
     let (symbol, limit) = match (symbol.parse::<Symbol>(), limit(page.limit.as_deref())) {
         (Ok(symbol), Ok(limit)) => (symbol, limit),
         (Err(error), _) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -98,7 +108,11 @@ pub struct Companies {
 }
 
 /// `/api/sparklines?companies=A,B`: the newest averages of several companies at once.
-pub async fn sparklines(State(library): State<Library>, Query(query): Query<Companies>) -> Response {
+pub async fn sparklines(State(library): State<Library>, query: Result<Query<Companies>, QueryRejection>) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
     // Windows of another program may be of a company with a name of its own, which has no line and shall not cost the others theirs.
     let (symbols, others): (Vec<_>, Vec<_>) =
         query.companies.split(',').map(str::parse::<Symbol>).partition(Result::is_ok);

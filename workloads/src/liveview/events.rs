@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::sse::{Event, Sse};
@@ -35,7 +36,13 @@ impl Position {
 }
 
 /// Answers with the stream.
-pub async fn events(State(readers): State<Readers>, Query(position): Query<Position>, headers: HeaderMap) -> Response {
+pub async fn events(
+    State(readers): State<Readers>,
+    position: Result<Query<Position>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    // A position that nobody can read is as good as none.
+    let position = position.map(|Query(position)| position).unwrap_or_default();
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).and_then(|id| id.parse().ok());
     let reader = match readers.admit(Transport::Events, Wants::Changes(last.or(position.cursor()))) {
         Ok(reader) => reader,

@@ -60,7 +60,9 @@ async fn serve(mut socket: Socket, mut reader: Reader) {
                 None => break,
             },
             received = socket.next() => match received {
-                None | Some(Err(_) | Ok(Message::Close(_))) => return,
+                None | Some(Err(_)) => return,
+                // The answer waits to be sent (RFC 6455, 5.5.1): without it the page takes its own goodbye for a broken connection.
+                Some(Ok(Message::Close(_))) => { drop(timeout(LAST_WORDS, socket.flush()).await); return }
                 Some(Ok(_)) => { heard = Instant::now(); continue }
             },
             _ = ping.tick() => {

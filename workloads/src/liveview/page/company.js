@@ -118,10 +118,11 @@ export class CompanyView {
     this.#asking = true;
     try {
       const query = new URLSearchParams({ limit, ...(before && { before }) });
-      const answer = await fetch(`api/companies/${encodeURIComponent(this.symbol)}/windows?${query}`);
-      const body = await answer.json();
+      // Where nobody answers, or NGINX for the server, there are no words of ours, and the browser's are not for the reader.
+      const answer = await fetch(`api/companies/${encodeURIComponent(this.symbol)}/windows?${query}`).catch(() => null);
+      const body = await answer?.json().catch(() => null);
       if (turn !== this.#turn) return;
-      if (!answer.ok) throw new Error(body.error);
+      if (!answer?.ok || !body) throw new Error(body?.error ?? '');
       problem.hidden = true;
       this.#take(body, before);
       this.#show();

@@ -88,16 +88,19 @@ function tell() {
   set(byId('heard'), heardAt ? `Last update ${time(heardAt, now)}` : '');
   const waiting = state === 'lost' ? `There is no connection to the server${reason ? `: ${reason}` : ''}. It is tried again by itself.` : 'Connecting…';
   set(byId('waiting-text'), waiting);
-  const notices = [];
+  const notices = [], kinds = [];                   // the same without the times, which change each second
   if (state === 'lost' && heardAt && now - heardAt > 3000) notices.push(`Not connected${reason ? ` (${reason})` : ''}. These are the prices of ${time(heardAt, now)}.`);
   if (silent) {
     const since = Date.parse(prices.databaseSilentSince);
     notices.push(`The database has not answered since ${time(since, now)}, ${age(now - since)} ago. Newer windows may exist that cannot be read.`);
+    kinds.push('The database does not answer');
   }
   if (state === 'live' && !silent) {
     const stale = [...prices.companies.values()].filter(each => each.symbol in prices.unattended && isWaiting(each, now));
+    const names = `${stale.slice(0, 3).map(each => each.symbol).join(', ')}${stale.length > 3 ? ', …' : ''}`;
+    if (stale.length) kinds.push(`No consumer ready: ${names}`);
     if (stale.length) notices.push(stale.length === 1 ? `${stale[0].symbol}: ${sentence(stale[0], prices, now)}.`
-      : `${count(stale.length)} companies have no consumer that is ready: ${stale.slice(0, 3).map(each => each.symbol).join(', ')}${stale.length > 3 ? ', …' : ''}.`);
+      : `${count(stale.length)} companies have no consumer that is ready: ${names}.`);
   }
   set(byId('notice-text'), notices.join(' '));
   byId('notice').hidden = notices.length === 0;
@@ -106,6 +109,8 @@ function tell() {
     else if (tell.before === 'lost' && state === 'live') announce('Connected again');
     tell.before = state;
   }
+  const kind = kinds.join('. ');
+  if (kind !== tell.kind) { if (kind) announce(kind); tell.kind = kind; }
 }
 const isWaiting = (each, now) => isStale(each, prices) || sentence(each, prices, now) !== '';
 
