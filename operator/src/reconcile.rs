@@ -584,8 +584,10 @@ impl Context {
     /// Counts the pipelines that there are, by their statuses: nobody tells of one that is gone, and one that is at rest writes nothing.
     pub fn count(&self) {
         let pipelines = self.pipelines.state();
-        let status = |pipeline: &Guarded| pipeline.0.as_ref().ok().and_then(|pipeline| pipeline.status.clone());
-        let ready = pipelines.iter().filter(|pipeline| status(pipeline).as_ref().is_some_and(status::is_ready)).count();
+        let is_ready = |pipeline: &&Arc<Guarded>| {
+            pipeline.0.as_ref().is_ok_and(|pipeline| pipeline.status.as_ref().is_some_and(status::is_ready))
+        };
+        let ready = pipelines.iter().filter(is_ready).count();
         self.metrics.pipelines(ready, pipelines.len() - ready);
     }
 }
