@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -79,14 +79,9 @@ pub struct Page {
 /// `/api/companies/{symbol}/windows?limit&before`: newest first; `next` is the `before` of the following page.
 pub async fn history(
     State(library): State<Library>,
-    symbol: Result<Path<String>, PathRejection>,
-    page: Result<Query<Page>, QueryRejection>,
+    Asked(Path(symbol)): Asked<Path<String>>,
+    Asked(Query(page)): Asked<Query<Page>>,
 ) -> Response {
-    let (symbol, page) = match (symbol, page) {
-        (Ok(Path(symbol)), Ok(Query(page))) => (symbol, page),
-        (Err(error), _) => return refuse(StatusCode::BAD_REQUEST, &error.body_text()),
-        (_, Err(error)) => return refuse(StatusCode::BAD_REQUEST, &error.body_text()),
-    };
     let (symbol, limit) = match (symbol.parse::<Symbol>(), limit(page.limit.as_deref())) {
         (Ok(symbol), Ok(limit)) => (symbol, limit),
         (Err(error), _) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -108,11 +103,7 @@ pub struct Companies {
 }
 
 /// `/api/sparklines?companies=A,B`: the newest averages of several companies at once.
-pub async fn sparklines(State(library): State<Library>, query: Result<Query<Companies>, QueryRejection>) -> Response {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.body_text()),
-    };
+pub async fn sparklines(State(library): State<Library>, Asked(Query(query)): Asked<Query<Companies>>) -> Response {
     // Windows of another program may be of a company with a name of its own, which has no line and shall not cost the others theirs.
     let (symbols, others): (Vec<_>, Vec<_>) =
         query.companies.split(',').map(str::parse::<Symbol>).partition(Result::is_ok);
@@ -150,6 +141,18 @@ fn limit(given: Option<&str>) -> Result<i64, String> {
     match text.parse::<i64>() {
         Ok(limit) if limit > 0 => Ok(limit.min(LARGEST_LIMIT)),
         _ => Err(format!("limit must be a whole number from 1 to {LARGEST_LIMIT}")),
+    }
+}
+
+/// A part of a request. One that cannot be read is refused in the words of the API, not in axum's.
+pub struct Asked<T>(T);
+
+impl<S: Sync, T: FromRequestParts<S, Rejection: ToString>> FromRequestParts<S> for Asked<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let asked = T::from_request_parts(parts, state).await;
+        asked.map(Self).map_err(|error| refuse(StatusCode::BAD_REQUEST, &error.to_string()))
     }
 }
 

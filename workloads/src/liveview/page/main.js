@@ -98,9 +98,11 @@ function tell() {
   if (state === 'live' && !silent) {
     const stale = [...prices.companies.values()].filter(each => each.symbol in prices.unattended && isWaiting(each, now));
     const names = `${stale.slice(0, 3).map(each => each.symbol).join(', ')}${stale.length > 3 ? ', …' : ''}`;
-    if (stale.length) kinds.push(`No consumer ready: ${names}`);
-    if (stale.length) notices.push(stale.length === 1 ? `${stale[0].symbol}: ${sentence(stale[0], prices, now)}.`
-      : `${count(stale.length)} companies have no consumer that is ready: ${names}.`);
+    if (stale.length) {
+      notices.push(stale.length === 1 ? `${stale[0].symbol}: ${sentence(stale[0], prices, now)}.`
+        : `${count(stale.length)} companies have no consumer that is ready: ${names}.`);
+      kinds.push(`No consumer ready: ${names}`);
+    }
   }
   set(byId('notice-text'), notices.join(' '));
   byId('notice').hidden = notices.length === 0;
